@@ -2,17 +2,19 @@
 
 use std::net::IpAddr;
 
-use clap::{Args, builder::BoolishValueParser};
+use clap::Args;
 use ipnet::IpNet;
 use wirestate_core::proxy_protocol::{Config, HeaderPolicy};
+
+use crate::values;
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Behind a proxy")]
 pub(super) struct AcceptProxyFlags {
     /// Require a PROXY header of version 1 or 2, which names the client, at the start of each
-    /// connection; a connection without it is reset. The header has at most 4096 bytes and must be
+    /// connection; a connection without it is reset. The header has at most 4KiB and must be
     /// complete within 5 s
-    #[arg(long, env = "WIRESTATE_ACCEPT_PROXY", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "WIRESTATE_ACCEPT_PROXY", value_parser = values::boolean)]
     accept_proxy: bool,
     /// An address, or a range as in 10.0.0.0/8, that may send PROXY headers; can be given several
     /// times. Connections from other addresses are reset [default: loopback addresses]
@@ -27,10 +29,10 @@ fn range(text: &str) -> Result<IpNet, String> {
     let range: IpNet = text
         .parse()
         .or_else(|_| address())
-        .map_err(|_| "expected an address, or a range as in 10.0.0.0/8 or 2001:db8::/32")?;
+        .map_err(|_| "expected an IP address, or a range as in 10.0.0.0/8 or 2001:db8::/32")?;
     match range.trunc() {
         first if first == range => Ok(range),
-        first => Err(format!("a range is written with its first address: {first}")),
+        first => Err(format!("a range begins with its first address, write {first}")),
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use clap::{Args, builder::BoolishValueParser};
+use clap::Args;
 use tracing::info;
 use wirestate_core::{
     drive::{Clock as _, Drive},
@@ -20,7 +20,7 @@ use crate::{
     search::{self, SharedTable, Table},
     server::{self, Prepared, ReloadFiles, Share},
     tls,
-    values::{self, Timeout},
+    values::{self, Timeout, exact_size},
 };
 
 /// Answers requests with a JSON header: looks up values in a table
@@ -37,13 +37,13 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "FILE", env = "WIRESTATE_TABLE")]
     table: Option<PathBuf>,
     /// Close each connection after its first reply
-    #[arg(long, env = "WIRESTATE_ONE_SHOT", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "WIRESTATE_ONE_SHOT", value_parser = values::boolean)]
     one_shot: bool,
-    /// The longest header of a request, from 128 to 65535 bytes
+    /// The longest header of a request, from 128B to 65535B
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_HEADER", default_value = "4KiB",
           value_parser = header_limit)]
     max_header: u16,
-    /// The longest content of a request, in bytes
+    /// The longest content of a request
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_CONTENT", default_value = "1MiB",
           value_parser = values::bytes)]
     max_content: usize,
@@ -66,7 +66,8 @@ impl ServerFlags {
         self.server.check()?;
         match self.max_memory {
             Some(memory) if memory < self.max_content => {
-                Err(format!("--max-memory {memory} is below --max-content {}", self.max_content))
+                let (memory, content) = (exact_size(memory), exact_size(self.max_content));
+                Err(format!("--max-memory {memory} is below --max-content {content}"))
             }
             Some(_) | None => Ok(()),
         }
@@ -74,11 +75,8 @@ impl ServerFlags {
 }
 
 fn header_limit(text: &str) -> Result<u16, String> {
-    match u16::try_from(values::bytes(text)?) {
-        Ok(limit @ MIN_HEADER..) => Ok(limit),
-        Ok(_) => Err(format!("expected at least {MIN_HEADER} bytes")),
-        Err(_) => Err(format!("expected at most {} bytes", u16::MAX)),
-    }
+    let limit = values::bytes_within(MIN_HEADER..=u16::MAX.into(), text)?;
+    u16::try_from(limit).map_err(|error| error.to_string())
 }
 
 pub(super) fn prepare<R: CommandRuntime>(
@@ -139,8 +137,10 @@ pub(super) struct ClientFlags {
     #[arg(value_name = "ADDR", value_parser = values::remote)]
     address: String,
     /// The action: `search`, or any other text
+    #[arg(value_name = "ACTION")]
     action: String,
     /// The value: for `search`, the key to look up
+    #[arg(value_name = "VALUE")]
     value: String,
     /// How long the connection attempt may take; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]
@@ -150,7 +150,7 @@ pub(super) struct ClientFlags {
     /// or at 1 KiB a second
     #[arg(long, value_name = "TIME", default_value = "30s")]
     timeout: Timeout,
-    /// The longest content of a reply, in bytes
+    /// The longest content of a reply
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = values::bytes)]
     max_content: usize,
     #[command(flatten)]
@@ -200,4 +200,4 @@ async fn request<R: CommandRuntime>(
 
 /// The lowest limit of a header, in bytes. A header with the four required keys and a common
 /// character set is shorter.
-const MIN_HEADER: u16 = 128;
+const MIN_HEADER: usize = 128;

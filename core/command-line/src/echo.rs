@@ -33,8 +33,8 @@ pub(super) struct ServerFlags {
     /// Send this text in front of each received chunk, for example `Server received: `
     #[arg(long, value_name = "TEXT", env = "WIRESTATE_PREFIX")]
     prefix: Option<String>,
-    /// With --prefix: the longest chunk, from 1 to 1048576 bytes
-    #[arg(long, value_name = "BYTES", env = "WIRESTATE_CHUNK", default_value = "1024",
+    /// With --prefix: the longest chunk, at most 1MiB
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_CHUNK", default_value = "1KiB",
           value_parser = chunk)]
     chunk: NonZeroUsize,
     /// Close a connection on which no byte moves for this long; or `off`
@@ -52,11 +52,8 @@ impl ServerFlags {
 }
 
 fn chunk(text: &str) -> Result<NonZeroUsize, String> {
-    const MAX: usize = 1024 * 1024;
-    match text.parse::<NonZeroUsize>() {
-        Ok(chunk) if chunk.get() <= MAX => Ok(chunk),
-        _ => Err(format!("expected a number of bytes from 1 to {MAX}")),
-    }
+    let chunk = values::bytes_within(1..=1024 * 1024, text)?;
+    NonZeroUsize::new(chunk).ok_or_else(|| "expected at least 1B".into())
 }
 
 pub(super) fn prepare<R: CommandRuntime>(

@@ -24,24 +24,25 @@ pub(super) struct Flags {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:65432", value_parser = values::remote)]
     address: String,
     /// How many connections to open
-    #[arg(value_name = "N", default_value = "2", value_parser = values::count::<NonZeroUsize>)]
+    #[arg(value_name = "CONNECTIONS", default_value = "2",
+          value_parser = values::count::<NonZeroUsize>)]
     connections: NonZeroUsize,
     /// A message to send; can be given several times [default: `Message 1 from client.` and
     /// `Message 2 from client.`]
     #[arg(long, value_name = "TEXT", conflicts_with = "size",
           value_parser = clap::builder::NonEmptyStringValueParser::new())]
     message: Vec<String>,
-    /// Send one message of this many bytes, instead of --message; from 1 to 1073741824
+    /// Send one message of this size, at most 1GiB, instead of --message
     #[arg(long, value_name = "BYTES", value_parser = size)]
     size: Option<usize>,
     /// How many times each connection sends its messages
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::count::<u64>)]
     rounds: u64,
     /// Whether a message waits for the echo of the message before it
-    #[arg(long, value_enum, default_value = "pipelined")]
+    #[arg(long, value_name = "MODE", value_enum, default_value = "pipelined")]
     mode: Mode,
     /// With --mode pipelined: how many messages each connection has in flight at most
-    #[arg(long, value_name = "N", default_value = "1024",
+    #[arg(long, value_name = "MESSAGES", default_value = "1024",
           value_parser = values::count::<NonZeroUsize>)]
     in_flight: NonZeroUsize,
     /// How long a connection attempt may take; or `off`
@@ -66,11 +67,7 @@ enum Mode {
 }
 
 fn size(text: &str) -> Result<usize, String> {
-    const MAX: usize = 1 << 30;
-    match text.parse() {
-        Ok(size @ 1..=MAX) => Ok(size),
-        _ => Err(format!("expected a number of bytes from 1 to {MAX}")),
-    }
+    values::bytes_within(1..=1 << 30, text)
 }
 
 pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<(), CommandError> {

@@ -22,7 +22,11 @@ use wirestate_tls::{
     server_config, server_name,
 };
 
-use crate::{CommandError, server::ReloadFiles, values::Timeout};
+use crate::{
+    CommandError,
+    server::ReloadFiles,
+    values::{Timeout, boolean},
+};
 
 /// The flags of a server's own TLS.
 #[derive(Args, Clone, Debug)]
@@ -58,6 +62,7 @@ pub(crate) struct ServerTlsFlags {
     #[arg(
         long = "tls-client-optional",
         env = "WIRESTATE_TLS_CLIENT_OPTIONAL",
+        value_parser = boolean,
         requires = "client_authorities"
     )]
     clients_may_be_anonymous: bool,
@@ -219,7 +224,7 @@ pub(crate) struct ClientTlsFlags {
 #[command(next_help_heading = "TLS")]
 pub(crate) struct UpstreamTlsFlags {
     /// Use TLS to the upstream
-    #[arg(long = "upstream-tls", env = "WIRESTATE_UPSTREAM_TLS")]
+    #[arg(long = "upstream-tls", env = "WIRESTATE_UPSTREAM_TLS", value_parser = boolean)]
     enabled: bool,
     /// The authorities that may have signed the upstream's certificate, in PEM [default: those of
     /// this system]

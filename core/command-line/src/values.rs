@@ -1,12 +1,15 @@
-//! Parsers of the values of flags.
+//! Parsers of the values of flags. An error says what is expected.
 
 use core::{
+    net::Ipv6Addr,
     num::{IntErrorKind, NonZeroU64, ParseIntError},
+    ops::RangeInclusive,
     str::FromStr,
     time::Duration,
 };
 
-use wirestate_core::runtime::unix_path;
+use bytesize::ByteSize;
+use wirestate_core::{quantity::Size, runtime::unix_path};
 
 use crate::systemd::SocketSelector;
 
@@ -18,23 +21,28 @@ impl FromStr for Timeout {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "off" {
-            return Ok(Self(None));
-        }
-        match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err("a timeout must be non-zero; `off` means no limit".into()),
-            Ok(limit) => Ok(Self(Some(limit))),
-            Err(_) => Err(format!("{EXPECTED_TIME}; or `off`")),
+        match text {
+            "off" => Ok(Self(None)),
+            "0" => Err(ZERO_TIMEOUT.into()),
+            _ => match time(text) {
+                Ok(Duration::ZERO) => Err(ZERO_TIMEOUT.into()),
+                Ok(limit) => Ok(Self(Some(limit))),
+                Err(error) => Err(format!("{error}; or `off`")),
+            },
         }
     }
 }
 
-/// A time: `30s`, `5m`, `1m 30s`; or `0`.
+/// A time: `30s`, `5m`, `1m 30s`, `0s`.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|_| format!("{EXPECTED_TIME}; or 0"))
+    humantime::parse_duration(text).map_err(|_| {
+        let has_no_unit = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let example = if has_no_unit { format!("{text}s") } else { "30s".into() };
+        format!("expected a time with its unit, as in 500ms, {example} or 1m 30s")
+    })
 }
 
 /// A whole number.
@@ -47,12 +55,16 @@ pub(super) fn count<N: TryFrom<NonZeroU64>>(text: &str) -> Result<N, String> {
     let number: NonZeroU64 = text
         .parse()
         .map_err(|error| number_error(&error, "expected a whole number, at least 1"))?;
-    N::try_from(number).map_err(|_| TOO_LARGE.into())
+    N::try_from(number).map_err(|_| too_large())
 }
 
 fn number_error(error: &ParseIntError, expected: &str) -> String {
-    let too_large = *error.kind() == IntErrorKind::PosOverflow;
-    if too_large { TOO_LARGE } else { expected }.into()
+    let is_too_large = *error.kind() == IntErrorKind::PosOverflow;
+    if is_too_large { too_large() } else { expected.into() }
+}
+
+fn too_large() -> String {
+    format!("the number is too large, expected at most {}", usize::MAX)
 }
 
 /// A whole number, at least 1; or `off`.
@@ -74,57 +86,131 @@ impl FromStr for Limit {
     }
 }
 
-/// A number of bytes: `1024`, `64KiB`, `16MiB`; not 0.
+/// A number of bytes: `1024`, `64KiB`, `16MiB`; not 0, and not more than an allocation can have.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
-    let bytes: bytesize::ByteSize =
+    bytes_within(1..=isize::MAX as usize, text)
+}
+
+/// A number of bytes, within a range.
+pub(super) fn bytes_within(range: RangeInclusive<usize>, text: &str) -> Result<usize, String> {
+    // A number that is too large becomes `u64::MAX`, which is outside every range.
+    let bytes: ByteSize =
         text.parse().map_err(|_| "expected a number of bytes, as in 1024, 64KiB or 16MiB")?;
     match usize::try_from(bytes.as_u64()) {
-        Ok(0) => Err("expected at least 1 byte".into()),
-        Ok(bytes) => Ok(bytes),
-        Err(_) => Err("the number of bytes is too large".into()),
+        Ok(bytes) if bytes < *range.start() => {
+            Err(format!("expected at least {}", exact_size(*range.start())))
+        }
+        Ok(bytes) if bytes <= *range.end() => Ok(bytes),
+        Ok(_) | Err(_) => Err(format!("expected at most {}", exact_size(*range.end()))),
     }
 }
 
-/// A `host:port`, or a `unix:PATH`. Host names are resolved later.
-pub(super) fn address(text: &str) -> Result<String, String> {
+/// `bytes` with a unit, if that does not round it.
+pub(super) fn exact_size(bytes: usize) -> String {
+    let size = Size(bytes as u64).to_string();
+    let is_exact = size.parse::<ByteSize>().is_ok_and(|size| size.as_u64() == bytes as u64);
+    if is_exact { size } else { format!("{bytes}B") }
+}
+
+/// The value of an environment variable for a flag that takes no value.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("expected true or false".into()),
+    }
+}
+
+/// The address of a server to connect to: `HOST:PORT` or `unix:PATH`. Host names are resolved
+/// later.
+pub(super) fn remote(text: &str) -> Result<String, String> {
+    address(text, Use::Connect)
+}
+
+/// An address to listen on: as for [`remote`], or `systemd` or `systemd:NAME` for an inherited
+/// socket.
+pub(super) fn listen(text: &str) -> Result<String, String> {
+    match SocketSelector::parse(text) {
+        Some(SocketSelector::Named("")) => Err("expected a name: systemd:NAME".into()),
+        Some(SocketSelector::Next | SocketSelector::Named(_)) => Ok(text.into()),
+        None => address(text, Use::Listen),
+    }
+}
+
+/// What an address is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Listen,
+    Connect,
+}
+
+fn address(text: &str, purpose: Use) -> Result<String, String> {
     if let Some(path) = unix_path(text) {
         return match path.as_os_str().len() {
-            0 => Err("expected a path: unix:/run/echo.sock".into()),
+            0 => Err("the path is missing, write unix:/run/echo.sock".into()),
             // The length of `sun_path`, with a terminating NUL (unix(7)).
             108.. => Err("the path of a Unix socket has at most 107 bytes".into()),
             _ => Ok(text.into()),
         };
     }
-    let Some((host, port)) = text.rsplit_once(':').filter(|_| !text.ends_with(']')) else {
-        return Err("expected HOST:PORT or unix:PATH".into());
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let rest = rest.trim_end_matches('/');
+        return Err(format!("expected no scheme such as `{scheme}://`, write {rest}"));
+    }
+    if text.contains('/') || !text.contains(':') && text.rsplit('.').next() == Some("sock") {
+        return Err(format!("a path needs the prefix unix:, write unix:{text}"));
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Err(format!(
+            "an IPv6 address needs brackets and a port, write [{text}]:PORT, as in [::1]:7"
+        ));
+    }
+    let (host, port) = match text.rsplit_once(':').filter(|_| !text.ends_with(']')) {
+        Some((host, port)) if !port.is_empty() => (host, port),
+        Some((host, _)) if !host.is_empty() => return Err(port_missing(host)),
+        None if text.parse::<u16>().is_ok() => return Err(host_missing(text, purpose)),
+        None if !text.is_empty() => return Err(port_missing(text)),
+        Some(_) | None => return Err("expected HOST:PORT or unix:PATH".into()),
     };
-    if port.parse::<u16>().is_err() {
-        return Err(format!("`{port}` is not a port: expected a number from 0 to 65535"));
+    match port.parse::<u16>() {
+        Ok(0) if purpose == Use::Connect => return Err("port 0 cannot be connected to".into()),
+        Ok(_) => {}
+        Err(_) => {
+            return Err(format!("`{port}` is not a port: expected a number from 0 to 65535"));
+        }
     }
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || (host.contains(':') && !bracketed) {
-        return Err("expected HOST:PORT, with an IPv6 address in brackets: [::1]:7".into());
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(ipv6) => match ipv6.split('%').next().map(Ipv6Addr::from_str) {
+            Some(Ok(_)) => Ok(text.into()),
+            Some(Err(_)) | None => Err(format!("`{ipv6}` is not an IPv6 address")),
+        },
+        None if matches!(host, "" | "*") => Err(host_missing(port, purpose)),
+        None if host.contains(':') => {
+            Err("expected HOST:PORT, with an IPv6 address in brackets, as in [::1]:7".into())
+        }
+        None if host.chars().all(|char| char.is_alphanumeric() || "-_.".contains(char)) => {
+            Ok(text.into())
+        }
+        None => Err(format!("`{host}` is not a host name: expected letters, digits, `-` and `.`")),
     }
-    Ok(text.into())
 }
 
-/// The [`address`] of a server to connect to.
-pub(super) fn remote(text: &str) -> Result<String, String> {
-    if unix_path(text).is_none()
-        && let Some((_, port)) = text.rsplit_once(':')
-        && port.parse() == Ok(0_u16)
-    {
-        return Err("port 0 cannot be connected to".into());
-    }
-    address(text)
+/// The error of an address without a port, with what to write instead.
+fn port_missing(host: &str) -> String {
+    let host = host.trim_end_matches(':');
+    format!("the port is missing, write {host}:PORT, as in {host}:5000")
 }
 
-/// An [`address`] to listen on, or `systemd` or `systemd:NAME`: an inherited socket.
-pub(super) fn listen(text: &str) -> Result<String, String> {
-    match SocketSelector::parse(text) {
-        Some(SocketSelector::Named("")) => Err("expected a name: systemd:NAME".into()),
-        Some(SocketSelector::Next | SocketSelector::Named(_)) => Ok(text.into()),
-        None => address(text),
+/// The error of an address that is only a port, with what to write instead.
+fn host_missing(port: &str, purpose: Use) -> String {
+    match purpose {
+        Use::Listen => format!(
+            "the host is missing, write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} \
+             for all its IPv4 addresses, or [::]:{port} for IPv6 as well"
+        ),
+        Use::Connect => {
+            format!("the host is missing, write localhost:{port}, or another host's name")
+        }
     }
 }
 
@@ -133,8 +219,7 @@ pub(super) const LISTEN_HELP: &str = "\
     The address to listen on: HOST:PORT, unix:PATH, unix:@NAME (an abstract socket), systemd (the \
     next socket that the service manager passes) or systemd:NAME (all passed sockets of that \
     name). A host name stands for all its addresses. Port 0 selects a free port";
-const EXPECTED_TIME: &str = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
-const TOO_LARGE: &str = "the number is too large";
+const ZERO_TIMEOUT: &str = "a timeout must be non-zero; `off` means no limit";
 
 #[cfg(test)]
 mod tests {
@@ -144,19 +229,28 @@ mod tests {
     fn a_timeout_is_a_time_or_off_and_never_zero() {
         assert_eq!("1m 30s".parse(), Ok(Timeout(Some(Duration::from_secs(90)))));
         assert_eq!("off".parse(), Ok(Timeout(None)));
-        for invalid in ["0", "0s", "-1s", "30", "soon", ""] {
-            assert!(invalid.parse::<Timeout>().is_err(), "{invalid:?}");
+        for zero in ["0", "0s", "0ms"] {
+            assert_eq!(zero.parse::<Timeout>(), Err(ZERO_TIMEOUT.into()));
+        }
+        for invalid in ["-1s", "30", "soon", ""] {
+            let error = invalid.parse::<Timeout>().unwrap_err();
+            assert!(error.ends_with("; or `off`"), "{invalid:?}: {error}");
         }
     }
 
     #[test]
-    fn an_error_says_which_value_is_expected() {
-        let time = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
-        for invalid in ["", "x", "5", "5y5", "-1s", "99999999999999999999s"] {
-            assert_eq!(super::time(invalid), Err(format!("{time}; or 0")), "{invalid:?}");
-            let timeout = invalid.parse::<Timeout>();
-            assert_eq!(timeout, Err(format!("{time}; or `off`")), "{invalid:?}");
+    fn a_time_has_a_unit() {
+        assert_eq!((time("0"), time("0s")), (Ok(Duration::ZERO), Ok(Duration::ZERO)));
+        let expected = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
+        for invalid in ["", "x", "5y5", "-1s", "99999999999999999999s"] {
+            assert_eq!(time(invalid).unwrap_err(), expected, "{invalid:?}");
         }
+        let error = time("7").unwrap_err();
+        assert_eq!(error, "expected a time with its unit, as in 500ms, 7s or 1m 30s");
+    }
+
+    #[test]
+    fn a_number_is_whole_and_not_too_large() {
         for invalid in ["", "x", "1e3", "-1", "1.0"] {
             assert_eq!(number(invalid).unwrap_err(), "expected a whole number", "{invalid:?}");
         }
@@ -164,34 +258,57 @@ mod tests {
             let error = count::<u64>(invalid).unwrap_err();
             assert_eq!(error, "expected a whole number, at least 1", "{invalid:?}");
         }
+        let many = "18446744073709551616";
+        let error = "the number is too large, expected at most 18446744073709551615";
+        assert_eq!(number(many).unwrap_err(), error);
+        assert_eq!(count::<u64>(many).unwrap_err(), error);
+        assert_eq!((number("0"), count::<u64>("1")), (Ok(0), Ok(1)));
+        assert_eq!(many.parse::<Limit>().unwrap_err(), error);
+    }
+
+    #[test]
+    fn bytes_have_a_unit_or_none_and_limits() {
+        for (text, expected) in
+            [("1", 1), ("1024", 1024), ("64KiB", 64 << 10), ("1.5 MiB", 3 << 19), ("2kB", 2000)]
+        {
+            assert_eq!(bytes(text), Ok(expected));
+        }
         for invalid in ["", "x", "-1", "1 KiB B"] {
             let error = bytes(invalid).unwrap_err();
             let expected = "expected a number of bytes, as in 1024, 64KiB or 16MiB";
             assert_eq!(error, expected, "{invalid:?}");
         }
-        let many = "18446744073709551616";
-        assert_eq!(number(many).unwrap_err(), "the number is too large");
-        assert_eq!(count::<u64>(many).unwrap_err(), "the number is too large");
-        assert_eq!((number("0"), count::<u64>("1")), (Ok(0), Ok(1)));
-        assert_eq!(many.parse::<Limit>().unwrap_err(), "the number is too large");
+        let within = |text| bytes_within(128..=65535, text);
+        assert_eq!((within("128"), within("65535")), (Ok(128), Ok(65535)));
+        assert_eq!(within("127").unwrap_err(), "expected at least 128B");
+        assert_eq!(within("64KiB").unwrap_err(), "expected at most 65535B");
+        assert_eq!(bytes("0").unwrap_err(), "expected at least 1B");
+        let mib = |text| bytes_within(1..=1 << 20, text).unwrap_err();
+        for too_large in ["1048577", "2MiB", "20000000TiB"] {
+            assert_eq!(mib(too_large), "expected at most 1MiB");
+        }
+        assert!(bytes("20000000TiB").unwrap_err().starts_with("expected at most "));
     }
 
     #[test]
-    fn an_address_has_a_host_and_a_port() {
-        for valid in ["127.0.0.1:7", "localhost:0", "[::1]:65535", "unix:/run/a:b", "unix:x"] {
-            assert_eq!(address(valid).as_deref(), Ok(valid));
+    fn an_address_has_a_host_and_a_port_or_a_path() {
+        for valid in [
+            "127.0.0.1:7",
+            "localhost:10",
+            "my_host.example:1",
+            "[::1]:65535",
+            "[fe80::1%eth0]:80",
+            "unix:/run/a:0",
+            "unix:x",
+            "unix:@name",
+        ] {
+            assert_eq!(listen(valid).as_deref(), Ok(valid));
+            assert_eq!(remote(valid).as_deref(), Ok(valid));
         }
-        let long = format!("unix:/{}", "x".repeat(107));
-        for invalid in
-            ["", "localhost", ":7", "localhost:", "localhost:65536", "::1:7", "a:b", "unix:", &long]
-        {
-            assert!(address(invalid).is_err(), "{invalid:?}");
+        for valid in ["systemd", "systemd:web"] {
+            assert_eq!(listen(valid).as_deref(), Ok(valid));
+            assert!(remote(valid).is_err());
         }
-    }
-
-    #[test]
-    fn an_ipv6_address_without_a_port_is_an_error_that_asks_for_it() {
-        assert_eq!(address("[::1]").unwrap_err(), "expected HOST:PORT or unix:PATH");
     }
 
     #[test]
@@ -201,9 +318,42 @@ mod tests {
             let error = remote(address).unwrap_err();
             assert_eq!(error, "port 0 cannot be connected to", "{address}");
         }
-        for valid in ["127.0.0.1:7", "localhost:10", "unix:/run/a:0"] {
-            assert_eq!(remote(valid).as_deref(), Ok(valid));
+    }
+
+    #[test]
+    fn the_error_of_an_address_says_what_to_write() {
+        let long = format!("unix:/{}", "x".repeat(107));
+        for (address, to_write) in [
+            ("localhost", "the port is missing, write localhost:PORT"),
+            ("localhost:", "the port is missing, write localhost:PORT"),
+            ("127.0.0.1", "the port is missing, write 127.0.0.1:PORT"),
+            ("[::1]", "the port is missing, write [::1]:PORT"),
+            ("/tmp/x.sock", "write unix:/tmp/x.sock"),
+            ("./x.sock", "write unix:./x.sock"),
+            ("x.sock", "write unix:x.sock"),
+            ("http://localhost:5000/", "write localhost:5000"),
+            ("::1", "write [::1]:PORT"),
+            ("::1:7", "brackets"),
+            ("a:b", "`b` is not a port: expected a number from 0 to 65535"),
+            ("localhost:65536", "`65536` is not a port"),
+            ("a:b:7", "with an IPv6 address in brackets"),
+            ("[localhost]:7", "`localhost` is not an IPv6 address"),
+            ("a b:7", "`a b` is not a host name"),
+            ("", "expected HOST:PORT or unix:PATH"),
+            (":", "expected HOST:PORT or unix:PATH"),
+            ("unix:", "write unix:/run/echo.sock"),
+            (&long, "at most 107 bytes"),
+        ] {
+            for error in [listen(address), remote(address)].map(Result::unwrap_err) {
+                assert!(error.contains(to_write), "{address:?}: {error}");
+            }
         }
-        assert!(remote("localhost").unwrap_err().contains("expected HOST:PORT"));
+        for port in ["5000", ":5000", "*:5000"] {
+            let error = listen(port).unwrap_err();
+            for address in ["127.0.0.1:5000", "0.0.0.0:5000", "[::]:5000"] {
+                assert!(error.contains(address), "{port:?}: {error}");
+            }
+            assert!(remote(port).unwrap_err().contains("write localhost:5000"));
+        }
     }
 }

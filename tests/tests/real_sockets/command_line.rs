@@ -110,12 +110,12 @@ pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
         (&["fanout-server", "--upstream", "127.0.0.1:0"], "port 0 cannot be connected to"),
         (&["proxy", "--upstream", "127.0.0.1:1,127.0.0.1:0"], "port 0 cannot be connected to"),
         (&["fanout-client", "127.0.0.1:0"], "port 0 cannot be connected to"),
-        (&["echo-server", "--chunk", "0"], "expected a number of bytes from 1"),
-        (&["echo-server", "--listen", "127.0.0.1"], "expected HOST:PORT"),
+        (&["echo-server", "--chunk", "0"], "expected at least 1B"),
+        (&["echo-server", "--listen", "127.0.0.1"], "write 127.0.0.1:PORT"),
         (&["echo-server", "--status", "127.0.0.1:0", "--status-host", ""], "a value is required"),
         (
             &["echo-server", "--accept-proxy", "--proxy-from", "10.0.0.1/8"],
-            "a range is written with its first address: 10.0.0.0/8",
+            "a range begins with its first address, write 10.0.0.0/8",
         ),
         (&["echo-client", "127.0.0.1:65536"], "`65536` is not a port"),
         (&["multiconn-client", "127.0.0.1:1", "0"], "expected a whole number, at least 1"),
@@ -166,7 +166,7 @@ pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
         ("--max-connections", "10000, or what the limit of open files allows"),
         ("--max-per-address", "64"),
         ("--drain-timeout", "10s"),
-        ("--lame-duck", "0"),
+        ("--lame-duck", "0s"),
         ("--proxy-from", "loopback addresses"),
     ];
     let own: [(&str, &[(&str, &str)]); 5] = [
@@ -182,14 +182,14 @@ pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
         ),
         (
             "fanout-source",
-            &[("--listen", "127.0.0.1:1234"), ("--size", "1024"), ("--rate", "1000")],
+            &[("--listen", "127.0.0.1:1234"), ("--size", "1KiB"), ("--rate", "1000")],
         ),
         (
             "fanout-server",
             &[
                 ("--upstream", "127.0.0.1:1234"),
                 ("--listen", "127.0.0.1:1235"),
-                ("--frame", "1024"),
+                ("--frame", "1KiB"),
                 ("--window", "16MiB"),
                 ("--on-lag", "disconnect"),
                 ("--lag-wait", "1s"),
@@ -211,7 +211,7 @@ pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
     let clients: [(&str, &[(&str, &str)]); 3] = [
         ("echo-client", &[("[ADDR]", "127.0.0.1:65432")]),
         ("multiconn-client", &[("[ADDR]", "127.0.0.1:65432")]),
-        ("fanout-client", &[("[ADDR]", "127.0.0.1:1235"), ("--frame", "1024")]),
+        ("fanout-client", &[("[ADDR]", "127.0.0.1:1235"), ("--frame", "1KiB")]),
     ];
     for (command, flags) in own.into_iter().chain(clients) {
         let described = described(binary, command);

@@ -523,7 +523,7 @@ pub(crate) fn contradicting_flags_are_wrong_usage(binary: &str) {
         (&["--frame", "0"], "expected at least 1 byte"),
         (&["--frame", "bytes", "--on-lag", "skip"], "--on-lag skip needs messages"),
         (&["--frame", "bytes", "--replay", "1"], "--replay needs messages"),
-        (&["--window", "1000"], "--window 1000 is smaller than a message"),
+        (&["--window", "1000"], "--window 1000B is smaller than a message"),
         (&["--upstream", "127.0.0.1:1235"], "is this server itself"),
         (&["--upstream", "0.0.0.0:4", "--listen", "127.0.0.1:4"], "is this server itself"),
     ];

@@ -37,10 +37,10 @@ pub(crate) struct Flags {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::remote)]
     address: String,
     /// The size of a message, at most 1MiB
-    #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = message_size)]
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = message_size)]
     frame: NonZeroUsize,
     /// End after this many messages [default: no limit]
-    #[arg(long, value_name = "N", value_parser = values::count::<u64>)]
+    #[arg(long, value_name = "MESSAGES", value_parser = values::count::<u64>)]
     count: Option<u64>,
     /// How long the connection attempt may take; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]

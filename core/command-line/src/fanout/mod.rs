@@ -14,10 +14,8 @@ pub(super) use self::inspector::MessageInspector;
 use crate::{CommandRuntime, values};
 
 fn message_size(text: &str) -> Result<NonZeroUsize, String> {
-    let size = values::bytes(text)?;
-    NonZeroUsize::new(size)
-        .filter(|size| size.get() <= MAX_MESSAGE)
-        .ok_or_else(|| format!("a message has at most {MAX_MESSAGE} bytes"))
+    let size = values::bytes_within(1..=MAX_MESSAGE, text)?;
+    NonZeroUsize::new(size).ok_or_else(|| "expected at least 1B".into())
 }
 
 /// Returns the time from Unix' epoch to the epoch of the runtime's clock.

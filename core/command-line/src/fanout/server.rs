@@ -40,9 +40,9 @@ pub(crate) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
           value_parser = values::listen, help = values::LISTEN_HELP)]
     listen: String,
-    /// What a message is: this many bytes, at most 1MiB; or a line (`lines`). With `bytes`, the
+    /// What a message is: a number of bytes, at most 1MiB; or a line (`lines`). With `bytes`, the
     /// stream has no messages, and bytes are passed on as they arrive
-    #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024",
+    #[arg(long, value_name = "BYTES|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1KiB",
           value_parser = framing)]
     frame: Framing,
     /// What happens to a subscriber that falls out of the window
@@ -54,7 +54,7 @@ pub(crate) struct ServerFlags {
         default_value = "disconnect"
     )]
     on_lag: OnLag,
-    /// How long the upstream is paused for slow subscribers while another one waits; 0: never
+    /// How long the upstream is paused for slow subscribers while another one waits; 0s: never
     ///
     /// A subscriber that is about to fall out of the window pauses the upstream: the server stops
     /// reading from it. While another subscriber has read everything and waits, this flag limits
@@ -68,13 +68,13 @@ pub(crate) struct ServerFlags {
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
           value_parser = values::time)]
     lag_wait: Duration,
-    /// The window: how many bytes of messages the server holds for slow subscribers
+    /// The window: the size of the messages that the server holds for slow subscribers
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
           value_parser = values::bytes)]
     window: usize,
-    /// Send a new subscriber the last K messages first, as far as they lie in the newer half of the
-    /// window (with --on-lag block: in the whole window); 0: none
-    #[arg(long, value_name = "K", env = "WIRESTATE_REPLAY", default_value = "0",
+    /// Send a new subscriber this many of the last messages first, as far as they lie in the newer
+    /// half of the window (with --on-lag block: in the whole window); 0: none
+    #[arg(long, value_name = "MESSAGES", env = "WIRESTATE_REPLAY", default_value = "0",
           value_parser = values::number)]
     replay: u64,
     /// Reconnect to the upstream when it sends no byte for this long; or `off`
@@ -132,8 +132,9 @@ impl ServerFlags {
             Framing::None => 1,
         };
         if *window < longest {
+            let [window, longest] = [*window, longest].map(values::exact_size);
             return Err(format!(
-                "--window {window} is smaller than a message, which may have {longest} bytes"
+                "--window {window} is smaller than a message, which may have {longest}"
             ));
         }
         self.server.check()?;

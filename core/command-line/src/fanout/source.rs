@@ -27,15 +27,15 @@ pub(crate) struct Flags {
           value_parser = values::listen, help = values::LISTEN_HELP)]
     listen: String,
     /// The size of a message, at most 1MiB
-    #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1024",
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1KiB",
           value_parser = message_size)]
     size: NonZeroUsize,
     /// How many messages to send a second; 0: as many as the client accepts
-    #[arg(long, value_name = "N", env = "WIRESTATE_RATE", default_value = "1000",
+    #[arg(long, value_name = "PER_SECOND", env = "WIRESTATE_RATE", default_value = "1000",
           value_parser = values::number)]
     rate: u64,
     /// End a client's stream after this many messages [default: no limit]
-    #[arg(long, value_name = "N", env = "WIRESTATE_COUNT", value_parser = values::number)]
+    #[arg(long, value_name = "MESSAGES", env = "WIRESTATE_COUNT", value_parser = values::number)]
     count: Option<u64>,
     #[command(flatten)]
     common: server::CommonFlags,

@@ -58,7 +58,7 @@ pub(crate) struct ProcessFlags {
     /// given several times
     #[arg(
         long = "status-host",
-        value_name = "NAME",
+        value_name = "HOST",
         env = "WIRESTATE_STATUS_HOST",
         value_delimiter = ',',
         value_parser = NonEmptyStringValueParser::new(),
@@ -66,12 +66,12 @@ pub(crate) struct ProcessFlags {
     )]
     pub(super) status_hosts: Vec<String>,
     /// Serve the status with TLS, with the certificate of --tls-cert
-    #[arg(long = "status-tls", env = "WIRESTATE_STATUS_TLS",
+    #[arg(long = "status-tls", env = "WIRESTATE_STATUS_TLS", value_parser = values::boolean,
           requires_all = ["status", "certificates"])]
     pub(super) status_has_tls: bool,
     /// After SIGTERM or SIGINT, continue to accept for this long while /readyz fails, so
     /// that load balancers send new connections elsewhere
-    #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0",
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0s",
           value_parser = values::time)]
     pub(super) lame_duck: Duration,
 }
