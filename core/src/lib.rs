@@ -66,6 +66,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "std")]
+mod address_errors;
 pub mod admission;
 pub mod buffer;
 mod config;

@@ -1,7 +1,7 @@
 //! Listening on all addresses of a name.
 
 use std::{
-    format, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     string::ToString,
     task::{Context, Poll},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    address_errors::AddressErrors,
     admission::Peer,
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
@@ -22,20 +23,9 @@ pub(crate) async fn listen<R: Runtime>(
         return Ok(Listeners::new(vec![runtime.listen(address)?]));
     }
     let addresses = runtime.resolve(address).await?;
-    if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    let listeners = listen_on_all(&addresses, |resolved| {
-        let resolved = resolved.to_string();
-        runtime.listen(&resolved).map_err(|error| {
-            // The caller's own error names `address`.
-            if resolved == address {
-                return error;
-            }
-            io::Error::new(error.kind(), format!("{resolved}: {error}"))
-        })
-    })?;
-    Ok(Listeners::new(listeners))
+    let listen = |address: SocketAddr| runtime.listen(&address.to_string());
+    let listened = listen_on_all(&addresses, listen);
+    listened.map(Listeners::new).map_err(|errors| errors.into_error(address))
 }
 
 /// Listens on the same port of each address. If the kernel chooses the port, tries up to
@@ -43,14 +33,14 @@ pub(crate) async fn listen<R: Runtime>(
 fn listen_on_all<L: Listener>(
     addresses: &[SocketAddr],
     listen: impl Fn(SocketAddr) -> io::Result<L>,
-) -> io::Result<Vec<L>> {
+) -> Result<Vec<L>, AddressErrors> {
     let mut attempts = 0;
     loop {
         let mut listeners: Vec<L> = Vec::new();
         match add_all(&mut listeners, addresses, &listen) {
             // The kernel chose a port that is free on the first address and in use on another one.
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
+            Err(errors)
+                if errors.kind() == Some(io::ErrorKind::AddrInUse)
                     && !listeners.is_empty()
                     && addresses.iter().any(|address| address.port() == 0)
                     && attempts < PORT_ATTEMPTS =>
@@ -67,33 +57,33 @@ fn add_all<L: Listener>(
     listeners: &mut Vec<L>,
     addresses: &[SocketAddr],
     listen: impl Fn(SocketAddr) -> io::Result<L>,
-) -> io::Result<()> {
+) -> Result<(), AddressErrors> {
     // `[::]` comes first, because it may cover `0.0.0.0`.
     let mut addresses = addresses.to_vec();
     addresses.sort_by_key(|address| address.ip() != Ipv6Addr::UNSPECIFIED);
-    let (mut covers_ipv4, mut unavailable) = (false, None);
-    for (index, address) in addresses.iter().enumerate() {
+    let (mut covers_ipv4, mut unavailable) = (false, AddressErrors::default());
+    for (index, &address) in addresses.iter().enumerate() {
         let is_covered = covers_ipv4 && address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        if is_covered || addresses[..index].contains(address) {
+        if is_covered || addresses[..index].contains(&address) {
             continue;
         }
-        let port = match listeners.first() {
-            Some(first) => first.local_address()?.ip().map_or(0, |first| first.port()),
+        let port = match listeners.first().map(Listener::local_address) {
+            Some(Ok(first)) => first.ip().map_or(0, |first| first.port()),
+            Some(Err(error)) => return Err(AddressErrors::one(address, error)),
             None => address.port(),
         };
-        match listen(SocketAddr::new(address.ip(), port)) {
+        let address = SocketAddr::new(address.ip(), port);
+        match listen(address) {
             Ok(listener) => {
                 covers_ipv4 |= address.ip() == Ipv6Addr::UNSPECIFIED;
                 listeners.push(listener);
             }
-            Err(error) if is_unavailable(&error) => unavailable = Some(error),
-            Err(error) => return Err(error),
+            Err(error) if is_unavailable(&error) => unavailable.push(address, error),
+            Err(error) => return Err(AddressErrors::one(address, error)),
         }
     }
-    match unavailable {
-        Some(error) if listeners.is_empty() => Err(error),
-        Some(_) | None => Ok(()),
-    }
+    // Also if the name has no address.
+    if listeners.is_empty() { Err(unavailable) } else { Ok(()) }
 }
 
 /// Whether this host lacks the address or its family: `EADDRNOTAVAIL`, `EAFNOSUPPORT` (bind(2),
@@ -190,12 +180,13 @@ mod tests {
     ) -> io::Result<Vec<String>> {
         let addresses: Vec<_> = text.iter().map(|text| text.parse().unwrap()).collect();
         let free = Cell::new(7000);
-        let listeners = listen_on_all(&addresses, |mut address| {
+        let listened = listen_on_all(&addresses, |mut address| {
             if address.port() == 0 {
                 address.set_port(free.replace(free.get() + 1));
             }
             error(address).map_or(Ok(Fake { address, waiting: 0 }), Err)
-        })?;
+        });
+        let listeners = listened.map_err(|errors| errors.into_error("name:0"))?;
         Ok(listeners.iter().map(|listener| listener.address.to_string()).collect())
     }
 
@@ -225,7 +216,10 @@ mod tests {
             assert_eq!(listened.unwrap(), ["127.0.0.1:7001"]);
             let listened = try_on(&both, |address| missing().filter(|_| address.is_ipv4()));
             assert_eq!(listened.unwrap(), ["[::1]:7000"]);
-            assert_eq!(try_on(&both, |_| missing()).unwrap_err().raw_os_error(), Some(errno));
+            let error = try_on(&both, |_| missing()).unwrap_err();
+            assert_eq!(AddressErrors::raw_os_error(&error), Some(errno));
+            let error = error.to_string();
+            assert!(error.contains("[::1]:0: ") && error.contains("127.0.0.1:0: "), "{error}");
         }
     }
 

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+pub use crate::address_errors::AddressErrors;
 use crate::{
     admission::Peer,
     drive::{Clock, Sink, Source},
@@ -72,7 +73,7 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// The name is unknown, or listening on one of its addresses fails; the error names the
-    /// address.
+    /// address ([`AddressErrors`]).
     fn bind(&self, address: &str) -> impl Future<Output = io::Result<Server<Self>>> + Send {
         async move {
             let listeners = listen(self, address).await?;
@@ -105,7 +106,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// deadline, use [`connect_within`].
     ///
     /// # Errors
-    /// The name is unknown, or every address failed. Then it is the error of the last address.
+    /// The name is unknown, or every address failed. Then the error names each address
+    /// ([`AddressErrors`]).
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 
     /// The local address of a connection (getsockname(2)); `None` if it has none. For an accepted

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     drive::Clock,
-    runtime::{Runtime, connect_within},
+    runtime::{AddressErrors, Runtime, connect_within},
 };
 
 /// The attempts to connect one client to an upstream.
@@ -92,5 +92,5 @@ impl<R: Runtime> Dialler<R> {
 /// Whether this process or machine has run out of memory or open files (socket(2)): `ENOMEM`,
 /// `ENFILE`, `EMFILE`, `ENOBUFS`.
 fn is_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
+    matches!(AddressErrors::raw_os_error(error), Some(12 | 23 | 24 | 105))
 }

@@ -12,7 +12,7 @@ use rustix::io::ioctl_fionbio;
 use wirestate_core::{
     ConnectionError, Direction,
     drive::{IoError, Sink, Source, Splice},
-    runtime::{Address, unix_path},
+    runtime::{Address, AddressErrors, unix_path},
 };
 
 use crate::{
@@ -52,7 +52,7 @@ impl<F: RegisteredFd> Socket<F> {
     /// `unix:PATH`.
     ///
     /// # Errors
-    /// The error of `resolve`, or of the last address that was tried;
+    /// The error of `resolve`, or the [errors of all addresses](AddressErrors) that were tried;
     /// [`NotFound`](io::ErrorKind::NotFound) if there is no address.
     ///
     /// # Panics
@@ -64,20 +64,20 @@ impl<F: RegisteredFd> Socket<F> {
         if let Some(path) = unix_path(address) {
             return Self::from_nonblocking(unix::connect(path)?);
         }
-        let connect = async |address| {
+        let connect = async |address: SocketAddr| {
             let mut fd = F::register(tcp::begin_connect(address)?)?;
             poll_fn(|cx| fd.poll_io(cx, Direction::Write, tcp::check_connected)).await?;
             tcp::reject_self_connection(fd.get_ref(), address)?;
             Ok(Self { fd: Some(fd) })
         };
-        let mut last_error = io::Error::from(io::ErrorKind::NotFound);
-        for address in resolve.await? {
-            match connect(address).await {
+        let mut errors = AddressErrors::default();
+        for resolved in resolve.await? {
+            match connect(resolved).await {
                 Ok(socket) => return Ok(socket),
-                Err(error) => last_error = error,
+                Err(error) => errors.push(resolved, error),
             }
         }
-        Err(last_error)
+        Err(errors.into_error(address))
     }
 
     /// The local address (getsockname(2)); `None` if it is not an IP address.
