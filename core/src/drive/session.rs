@@ -2,6 +2,8 @@
 
 use core::{fmt, mem, task::Context, time::Duration};
 
+use tracing::trace;
+
 use super::turn::Turn;
 use crate::{
     Fault, Instant, Reason, Status,
@@ -251,6 +253,13 @@ impl Session {
                     return last.ok_or_else(|| Next::Done(Ended::Reason(self.end(driven))));
                 }
                 Turn::Moved { read, written } => {
+                    trace!(
+                        id = self.id(),
+                        received = read,
+                        sent = written,
+                        state = driven.status().state,
+                        "turn"
+                    );
                     rechecked &= read + written == 0;
                     if !self.spend(read, written, driven.work()) {
                         return Err(self.yield_now(driven, cx));
@@ -272,6 +281,7 @@ impl Session {
                 }
             } else if mem::replace(&mut rechecked, true) {
                 rechecked = false;
+                trace!(id = self.id(), state = driven.status().state, "deadline");
                 driven.handle_timeout(now);
                 if !self.spend(0, 0, driven.work()) {
                     return Err(self.yield_now(driven, cx));
@@ -280,6 +290,11 @@ impl Session {
                 driven.recheck();
             }
         }
+    }
+
+    /// The connection's number in its table, for the log.
+    fn id(&self) -> Option<u64> {
+        self.admitted.as_ref().map(|admitted| admitted.id())
     }
 
     /// Applies a new command of the table. Returns true if it ended the connection.
@@ -295,6 +310,7 @@ impl Session {
         match command {
             Command::None => {}
             Command::ShutDown => {
+                trace!(id = self.id(), state = driven.status().state, "shutdown requested");
                 driven.shut_down(self.now);
                 driven.recheck();
             }
@@ -329,6 +345,7 @@ impl Session {
             self.overdue = None;
         } else if self.now.since(*self.overdue.get_or_insert(self.now)) > MAX_OVERDUE {
             self.overdue = None;
+            trace!(id = self.id(), state = driven.status().state, "deadline, overdue");
             driven.handle_timeout(self.now);
         }
         self.park(cx, || driven.status());
@@ -345,6 +362,7 @@ impl Session {
     /// transferred (except for a PROXY header), the end counts as a health check.
     fn end<D: Driven>(&mut self, driven: &D) -> D::Reason {
         let reason = driven.reason();
+        trace!(id = self.id(), reason = reason.label(), "machine ended: {reason}");
         self.ended = Some(EndedBy::Machine);
         if let Some(admitted) = self.admitted.take() {
             let may_be_health_check = match reason.fault() {
