@@ -29,7 +29,7 @@ fn range(text: &str) -> Result<IpNet, String> {
     let range: IpNet = text
         .parse()
         .or_else(|_| address())
-        .map_err(|_| "expected an IP address, or a range as in 10.0.0.0/8 or 2001:db8::/32")?;
+        .map_err(|_| "expected an address, or a range as in 10.0.0.0/8 or 2001:db8::/32")?;
     match range.trunc() {
         first if first == range => Ok(range),
         first => Err(format!("a range begins with its first address, write {first}")),

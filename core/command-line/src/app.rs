@@ -165,10 +165,14 @@ pub(super) async fn run_client<R: CommandRuntime>(
     let (mut drive, result) = replied.unwrap_or_else(|limit| {
         Err(CommandError::ended(&flags.address, &format!("no whole reply within {limit:?}")))
     })?;
-    output::write_line(&result)?;
+    let is_found = flags.action != "search" || !search::is_no_match(&result, &flags.value);
+    if is_found {
+        output::write_line(&result)?;
+    }
     // Sends a FIN. No reply is outstanding, so either side may close first.
     drive.shut_down().await;
-    Ok(())
+    let ClientFlags { address, value, .. } = flags;
+    if is_found { Ok(()) } else { Err(CommandError::NoMatch { address, value }) }
 }
 
 /// Connects, sends the request, and returns the connection and the result.

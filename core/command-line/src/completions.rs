@@ -1,16 +1,22 @@
 //! The commands `completions` and `man`.
 
-use std::io::{self, Write};
-
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::{Shell, generate};
-use clap_mangen::Man;
+use clap_mangen::{
+    Man,
+    roff::{Roff, bold, roman},
+};
 
-use crate::{Command, CommandError};
+use crate::{
+    CommandError,
+    definition::definition,
+    help::{self, Section},
+    output,
+};
 
 /// Writes completions for a shell
 ///
-/// To load them in bash: `source <(wirestate-tokio completions bash)`.
+/// To load them in bash: `source <(PROGRAM completions bash)`.
 #[derive(Args, Debug)]
 pub(super) struct CompletionsFlags {
     /// The shell
@@ -20,7 +26,7 @@ pub(super) struct CompletionsFlags {
 
 /// Writes the manual page of a command
 ///
-/// To read it: `wirestate-tokio man echo-server | man -l -`.
+/// To read it: `PROGRAM man echo-server | man -l -`.
 #[derive(Args, Debug)]
 pub(super) struct ManFlags {
     /// The command [default: the page lists all commands]
@@ -45,24 +51,26 @@ pub(super) fn completions(
     flags: &CompletionsFlags,
 ) -> Result<(), CommandError> {
     let mut text = Vec::new();
-    generate(flags.shell, &mut Command::command().name(program), program, &mut text);
-    write(&text)
+    generate(flags.shell, &mut definition(program), program, &mut text);
+    output::write(&text)
 }
 
 pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), CommandError> {
-    let mut all = Command::command().name(program);
+    let mut all = definition(program);
     // Gives each command its full name, and the flags that all commands have.
     all.build();
     let named = flags.command.as_ref().and_then(|name| all.find_subcommand(name));
     let page = named.unwrap_or(&all).clone();
+    let sections = help::sections(program, flags.command.as_deref().unwrap_or_default());
     let mut text = Vec::new();
-    Man::new(page).render(&mut text).map_err(CommandError::Output)?;
-    // `clap_mangen` puts the help on signals under the title EXTRA.
-    let text = String::from_utf8_lossy(&text).replace(".SH EXTRA\nSignals: on", ".SH SIGNALS\nOn");
-    write(text.as_bytes())
-}
-
-fn write(text: &[u8]) -> Result<(), CommandError> {
-    let mut output = io::stdout().lock();
-    output.write_all(text).and_then(|()| output.flush()).map_err(CommandError::Output)
+    Man::new(page.after_long_help(None::<&str>)).render(&mut text).map_err(CommandError::Output)?;
+    let mut end = Roff::new();
+    for Section { title, entries } in sections {
+        end.control("SH", [title.to_uppercase().as_str()]);
+        for (term, explanation) in entries {
+            end.control("TP", []).text([bold(term)]).text([roman(explanation)]);
+        }
+    }
+    end.to_writer(&mut text).map_err(CommandError::Output)?;
+    output::write(&text)
 }

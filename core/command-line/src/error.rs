@@ -6,21 +6,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use wirestate_core::{ConfigError, runtime::Address};
+use wirestate_core::{
+    ConfigError,
+    runtime::{Address, unix_path},
+};
 
 /// Why a command failed at run time. Its text is one line with the address or the file.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
     #[error("invalid configuration: {0}")]
     Config(ConfigError),
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {}{}", described(error), listen_advice(address, error))]
     Listen { address: String, error: io::Error },
     #[error("--upstream {upstream} is this server itself, which listens on {address}")]
     SelfUpstream { upstream: String, address: Address },
-    #[error("cannot connect to {address}: {error}")]
+    #[error("cannot connect to {address}: {}", described(error))]
     Connect { address: String, error: io::Error },
     #[error("{address}: {reason}")]
     Ended { address: String, reason: String },
+    #[error("{address}: the table has no entry for `{value}`")]
+    NoMatch { address: String, value: String },
     #[error("cannot read the table {}: {error}", path.display())]
     Table { path: PathBuf, error: Box<dyn Error + Send + Sync> },
     #[error("cannot use {}: {error}", path.display())]
@@ -63,3 +68,45 @@ impl CommandError {
         Self::Ended { address: address.into(), reason: reason.to_string() }
     }
 }
+
+/// The text of an error of a socket. For a host name that is not resolved, it says so.
+fn described(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.strip_prefix(LOOKUP_ERROR) {
+        Some(reason) => format!(
+            "the host name cannot be resolved ({reason}); write another name or an IP address"
+        ),
+        None => text,
+    }
+}
+
+/// What to do after bind(2) has failed on `address`.
+fn listen_advice(address: &str, error: &io::Error) -> &'static str {
+    let is_unix = unix_path(address).is_some();
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
+    match error.kind() {
+        io::ErrorKind::AddrInUse if is_unix => "; `ss -lxp` shows which process listens there",
+        io::ErrorKind::AddrInUse => {
+            "; `ss -ltnp` shows which process listens there; port 0 takes a free port"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; `ip address` shows the addresses of this machine, 0.0.0.0 stands for all of IPv4, \
+             [::] also for those of IPv6"
+        }
+        io::ErrorKind::PermissionDenied if !is_unix && port.is_some_and(is_privileged) => {
+            "; a port below 1024 needs the capability CAP_NET_BIND_SERVICE (in a systemd unit: \
+             AmbientCapabilities=); use a higher port, or `systemd` as the address, with a .socket \
+             unit"
+        }
+        _ => "",
+    }
+}
+
+/// Whether an unprivileged process may not listen on `port` (`ip_unprivileged_port_start`; ip(7)).
+fn is_privileged(port: u16) -> bool {
+    port < 1024
+}
+
+/// How std begins the error of getaddrinfo(3).
+const LOOKUP_ERROR: &str = "failed to lookup address information: ";

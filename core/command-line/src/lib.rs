@@ -4,7 +4,7 @@
 //! runtime and calls [`main`]. A program that embeds the machines does not need this crate.
 //!
 //! Data goes to standard output, logs and prompts to standard error. Exit codes: 0 success, 1
-//! failure at run time (a log line has the reason and the address), 2 wrong usage.
+//! failure at run time (a line on standard error has the reason and the address), 2 wrong usage.
 //!
 //! | module | content |
 //! |---|---|
@@ -19,12 +19,17 @@
 
 mod accept_proxy;
 mod app;
+#[cfg(test)]
+mod bad_input;
 mod completions;
+mod definition;
 mod demo;
 mod echo;
+mod environment;
 mod error;
 mod exit_code;
 mod fanout;
+mod help;
 mod join;
 pub mod load;
 mod log;
@@ -43,21 +48,24 @@ mod standard_input;
 mod systemd;
 mod terminal;
 mod tls;
+mod usage;
 mod values;
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::ExitCode,
 };
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{FromArgMatches, Parser, Subcommand};
 use wirestate_core::{drive::Splice, runtime::Runtime};
 
 use self::{
     error::CommandError,
+    log::Reporter,
     server::{SingleServer, Source},
+    usage::UsageError,
 };
 
 /// A runtime that commands can run on.
@@ -85,12 +93,14 @@ pub trait CommandRuntime: Runtime<Socket: Splice> {
 /// Wrong usage ends the process with exit code 2 and a message that shows the correct usage. If
 /// `run` returns an error, it is written to standard error, and the exit code is 1.
 pub fn main(name: &'static str, run: impl FnOnce(Command) -> io::Result<ExitCode>) -> ExitCode {
-    let mut command =
-        Command::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
-    command.sockets = systemd::InheritedSockets::from_environment();
     let _flush = standard_error::FlushOnDrop;
+    let mut command = match Command::parse(name, std::env::args_os()) {
+        Ok(command) => command,
+        Err(message) => return usage::show(&message, Reporter::without_log(name)),
+    };
+    command.sockets = systemd::InheritedSockets::from_environment();
     run(command).unwrap_or_else(|error| {
-        log::write(&format!("{name}: {error}\n"));
+        Reporter::without_log(name).error(&error.to_string());
         ExitCode::FAILURE
     })
 }
@@ -166,12 +176,31 @@ impl Command {
         name: &'static str,
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
-        let all = without_empty_variables(Self::command().name(name).bin_name(name));
-        let matches = all.try_get_matches_from(words)?;
-        let command = Self { program: name, ..Self::from_arg_matches(&matches)? };
-        let mut all = Self::command().name(name).bin_name(name);
-        let checked = command.subcommand.check(&all);
-        checked.map_err(|conflict| all.error(ErrorKind::ValueValidation, conflict))?;
+        let words: Vec<_> = words.into_iter().collect();
+        let parsed = Self::parse_by(definition::definition(name), &words);
+        parsed.map(|command| Self { program: name, ..command })
+    }
+
+    /// Parses a command line by the definition `all`, and explains errors.
+    fn parse_by(all: clap::Command, words: &[OsString]) -> Result<Self, clap::Error> {
+        let all = environment::without_empty_variables(all);
+        let error = match Self::try_parse_by(all.clone(), words) {
+            Ok(command) => return Ok(command),
+            Err(UsageError::Clap(message)) if !message.use_stderr() => return Err(message),
+            Err(error) => error,
+        };
+        let is_same = |other: &UsageError| other.to_string() == error.to_string();
+        let names_variables = environment::has_variables(&all) && {
+            let without_variables = environment::without_variables(all.clone());
+            !Self::try_parse_by(without_variables, words).as_ref().is_err_and(is_same)
+        };
+        Err(error.message(all, words, names_variables))
+    }
+
+    fn try_parse_by(mut all: clap::Command, words: &[OsString]) -> Result<Self, UsageError> {
+        let matches = all.try_get_matches_from_mut(words).map_err(UsageError::Clap)?;
+        let command = Self::from_arg_matches(&matches).map_err(UsageError::Clap)?;
+        command.subcommand.check(&all).map_err(UsageError::Conflict)?;
         Ok(command)
     }
 
@@ -179,6 +208,10 @@ impl Command {
     pub async fn run<R: CommandRuntime>(self, runtime: R) -> ExitCode {
         let Self { log, subcommand, program, sockets } = self;
         log::start(&log, subcommand.is_server());
+        let reporter = Reporter::new(program, &log, subcommand.is_server());
+        for variable in environment::unknown_variables(|| definition::definition(program)) {
+            reporter.warn(&variable.to_string());
+        }
         let context = ServerContext { log, sockets };
         let result = match subcommand {
             Subcommands::Server(server) => {
@@ -195,14 +228,6 @@ impl Command {
             Subcommands::Completions(flags) => completions::completions(program, &flags),
             Subcommands::Man(flags) => completions::man(program, &flags),
         };
-        exit_code::exit_code(result)
+        exit_code::exit_code(result, reporter)
     }
-}
-
-/// Makes an empty environment variable count as unset.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
-    command
-        .mut_args(|flag| if flag.get_env().is_some_and(is_empty) { flag.env(None) } else { flag })
-        .mut_subcommands(without_empty_variables)
 }

@@ -16,8 +16,7 @@ use crate::{
 
 /// Opens many connections to an echo server and verifies every byte that comes back
 ///
-/// Each connection sends its messages, and closes when all bytes have come back. The exit code is 0
-/// if all bytes came back on all connections, otherwise 1.
+/// Each connection sends its messages, and closes when all bytes have come back.
 #[derive(Args, Debug)]
 pub(super) struct Flags {
     /// The echo server's address, HOST:PORT or unix:PATH

@@ -1,4 +1,4 @@
-//! Lines of data on standard output.
+//! Data on standard output.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -17,9 +17,15 @@ pub(super) fn write_line(line: &[u8]) -> Result<(), CommandError> {
     written.and_then(|()| output.flush()).map_err(CommandError::Output)
 }
 
+/// Writes text that this program has made to standard output.
+pub(super) fn write(text: &[u8]) -> Result<(), CommandError> {
+    let mut output = io::stdout().lock();
+    output.write_all(text).and_then(|()| output.flush()).map_err(CommandError::Output)
+}
+
 /// Escapes, as in Rust's strings, bytes that are not UTF-8 and control characters except line feed
 /// and tab (C0 and C1, ECMA-48, section 5; DEL).
-fn printable(bytes: &[u8]) -> String {
+pub(super) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {

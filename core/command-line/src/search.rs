@@ -20,6 +20,9 @@
 //! assert_eq!(&*reply.content, br#"{"result": "one of twenty"}"#);
 //! assert_eq!(search::result(&reply)?, b"one of twenty"[..]);
 //!
+//! let reply = table.answer(&search::request("search", "wing"));
+//! assert!(search::is_no_match(&search::result(&reply)?, "wing"));
+//!
 //! let reply = table.answer(&search::request("shout", "ring"));
 //! assert_eq!(search::result(&reply)?, b"First 10 bytes of request: shoutring"[..]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -106,9 +109,18 @@ impl Table {
         };
         match entry {
             Some(entry) => Message::result(entry),
-            None => Message::result(&format!("No match for '{value}'.")),
+            None => Message::result(&no_match(&value)),
         }
     }
+}
+
+fn no_match(value: impl fmt::Display) -> String {
+    format!("No match for '{value}'.")
+}
+
+/// Whether the `result` of a search for `value` is that the table has no entry for it.
+pub fn is_no_match(result: &[u8], value: &str) -> bool {
+    result == no_match(value).as_bytes()
 }
 
 /// A table that can be replaced while services search in it. Clones are the same.

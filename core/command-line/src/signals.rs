@@ -28,11 +28,15 @@ use wirestate_core::{
 use crate::{CommandError, CommandRuntime, standard_error::STANDARD_ERROR, systemd};
 
 /// Help on signals, for servers.
-pub(super) const HELP: &str = "\
-Signals: on SIGTERM or SIGINT, the server stops accepting, lets open connections end, and exits. A \
-second signal ends the process at once. On SIGHUP, files are read again: the configuration, \
-certificates and keys, the table. \
-SIGUSR1 and SIGUSR2 are ignored.";
+pub(super) const HELP: [(&str, &str); 3] = [
+    (
+        "SIGTERM, SIGINT",
+        "The server stops accepting, lets open connections end, and exits. A second signal ends \
+         the process at once",
+    ),
+    ("SIGHUP", "Files are read again: the configuration, certificates and keys, the table"),
+    ("SIGUSR1, SIGUSR2", "Ignored"),
+];
 
 /// Handles signals until the process ends: the first SIGTERM or SIGINT starts a graceful shutdown,
 /// the second one ends the process. SIGUSR1 and SIGUSR2 are ignored. Returns a socket on which each

@@ -15,7 +15,7 @@ use rustix::{
 
 use crate::{
     echo::exchange,
-    process::{Server, command, eventually, path, run, text},
+    process::{Server, TemporaryFile, command, eventually, path, run, text},
     status,
 };
 
@@ -477,20 +477,18 @@ pub(crate) fn a_client_converses_line_by_line(binary: &str) {
 
 pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
     let echo = Server::start(binary, &[]);
-    let app = Server::start_as(binary, "app-server", &[]);
     // Sequences that set the title, clear the screen (CSI of C1), and return to the start of the
     // line.
     let hostile = "\u{1b}]0;ü\u{7}\t\u{9b}2J\r\n\u{7f}";
     let escaped = "\\u{1b}]0;ü\\u{7}\t\\u{9b}2J\\r\n\\u{7f}";
+    let table = serde_json::json!({ "hostile": hostile }).to_string();
+    let table = TemporaryFile::new(&format!("{binary}-hostile.json"), table.as_bytes());
+    let app = Server::start_as(binary, "app-server", &["--table", table.path()]);
     // The tenth byte is the first of four.
     let cut = b"First 10 bytes of request: 12345678\x1b\xf0";
     let calls: [(&[&str], &[u8], &str); 3] = [
         (&["echo-client", &echo.address, "--message", hostile], hostile.as_bytes(), escaped),
-        (
-            &["app-client", &app.address, "search", hostile],
-            &format!("No match for '{hostile}'.").into_bytes(),
-            &format!("No match for '{escaped}'."),
-        ),
+        (&["app-client", &app.address, "search", "hostile"], hostile.as_bytes(), escaped),
         (
             &["app-client", &app.address, "1234", "5678\u{1b}🐶"],
             cut,
@@ -511,6 +509,10 @@ pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
         // A terminal's line feed is a carriage return as well (termios(3), ONLCR).
         assert_eq!(text(&bytes).replace("\r\n", "\n"), format!("{shown}\n"));
     }
+    let output = run(binary, &["app-client", &app.address, "search", hostile]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    let error = format!("{binary}: {}: the table has no entry for `{escaped}`\n", app.address);
+    assert_eq!(text(&output.stderr), error);
 }
 
 pub(crate) fn a_client_notices_that_the_server_is_gone(binary: &str) {

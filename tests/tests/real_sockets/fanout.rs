@@ -520,7 +520,7 @@ pub(crate) fn a_client_exits_with_0_when_the_server_is_shut_down(binary: &str) {
 
 pub(crate) fn contradicting_flags_are_wrong_usage(binary: &str) {
     let calls: [(&[&str], &str); 6] = [
-        (&["--frame", "0"], "expected at least 1 byte"),
+        (&["--frame", "0"], "expected at least 1B"),
         (&["--frame", "bytes", "--on-lag", "skip"], "--on-lag skip needs messages"),
         (&["--frame", "bytes", "--replay", "1"], "--replay needs messages"),
         (&["--window", "1000"], "--window 1000B is smaller than a message"),

@@ -191,11 +191,14 @@ while True:
     for (action, value, shown) in [
         ("search", "morpheus", "Follow the white rabbit. \u{1f430}\n"),
         ("search", "frodo", "Nine fingers.\n"),
-        ("search", "größe", "No match for 'größe'.\n"),
         ("double", "2", "First 10 bytes of request: double2\n"),
     ] {
         let output = run(binary, &["app-client", &server.address, action, value]);
         assert_eq!(text(&output.stdout), shown, "{}", text(&output.stderr));
         assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
     }
+    let output = run(binary, &["app-client", &server.address, "search", "größe"]);
+    let error = text(&output.stderr);
+    assert!(error.contains("the table has no entry for `größe`"), "{error}");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
 }

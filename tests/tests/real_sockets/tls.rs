@@ -522,12 +522,15 @@ fn await_ended(server: &Server, expected: &[(&str, u64)]) {
     eventually(&what, || status::ended(server) == expected);
 }
 
-/// Runs a command, which fails. Returns the line of its log that says why.
+/// Runs a command, which fails. Returns the line on standard error that says why: of a server's
+/// log, or with the name of the binary.
 fn fails(binary: &str, words: &[&str]) -> String {
     let output = run(binary, words);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{words:?}: {error}");
-    let mut failures = error.lines().filter(|line| line.contains(" ERROR "));
+    let begin = format!("{binary}: ");
+    let is_failure = |line: &&str| line.contains(" ERROR ") || line.starts_with(&begin);
+    let mut failures = error.lines().filter(is_failure);
     let failure = failures.next().expect("a failure has a line");
     assert!(failures.next().is_none(), "one line: {error}");
     failure.to_owned()

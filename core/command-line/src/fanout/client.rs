@@ -27,10 +27,6 @@ use crate::{
 ///
 /// The rate is shown on standard error, once a second. The messages of a fanout-source have a
 /// number and a time, so that gaps and lag are shown as well.
-///
-/// The exit code is 0 when --count is reached or, without --count, when the server ends the stream
-/// after a complete message. It is 1 when the stream ends by a reset, within a message, or before
-/// the first message. A full server ends it before the first message.
 #[derive(Args, Debug)]
 pub(crate) struct Flags {
     /// The server's address, HOST:PORT or unix:PATH

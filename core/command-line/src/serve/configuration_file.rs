@@ -309,7 +309,7 @@ mod tests {
             (
                 &format!("{server}  idle-timeout = \"5\""),
                 "f:3:18: invalid value '5' for 'idle-timeout': expected a time with its unit, as \
-                 in 500ms, 30s or 1m 30s; or `off`",
+                 in 500ms, 5s or 1m 30s; or `off`",
             ),
             (
                 &format!("{server}idle-timout = \"5s\""),
@@ -331,7 +331,7 @@ mod tests {
             ),
             (
                 &format!("{api}max-content = \"2MiB\"\nmax-memory = \"1MiB\""),
-                "f:1:1: --max-memory 1048576 is below --max-content 2097152",
+                "f:1:1: --max-memory 1MiB is below --max-content 2MiB",
             ),
             (
                 &format!("{server}{}", server.replace("servers.a", "servers.b")),
@@ -344,7 +344,8 @@ mod tests {
             ),
             (
                 "lame-duck = 5\n[servers]",
-                "f:1:13: invalid value '5' for 'lame-duck': expected a time with its unit, as in 500ms, 30s or 1m 30s; or 0",
+                "f:1:13: invalid value '5' for 'lame-duck': expected a time with its unit, as in \
+                 500ms, 5s or 1m 30s",
             ),
         ] {
             assert_eq!(mistake(text), message, "{text}");

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     CommandError, CommandRuntime,
     accept_proxy::AcceptProxyFlags,
-    signals, tls,
+    tls,
     values::{self, Limit, Timeout},
 };
 
@@ -48,7 +48,7 @@ pub(crate) struct CommonFlags {
 
 /// The flags of a process that runs servers.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Operation", after_help = signals::HELP)]
+#[command(next_help_heading = "Operation")]
 pub(crate) struct ProcessFlags {
     /// Serve the status by HTTP on this address: /, /healthz, /readyz, /metrics, /connections
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_STATUS",

@@ -1,0 +1,189 @@
+//! Each flag of each command with wrong values: the message has the value and says what is
+//! expected.
+//!
+//! The tests walk through the definition of the command line, so they include new flags. The name
+//! of a flag's value says what it is, and so which values are wrong: see [`wrong_values`].
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    process::Command as Process,
+};
+
+use clap::Arg;
+
+use crate::{Command, definition::definition};
+
+/// Wrong values of a flag, each with text that the message contains.
+///
+/// # Panics
+/// The name of the flag's value is not in the list, so it does not say what the value is.
+pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
+    let texts = |values: &[(&str, &'static str)]| {
+        values.iter().map(|&(value, expected)| (value.into(), expected)).collect()
+    };
+    if !flag.get_action().takes_values() {
+        return texts(&[("maybe", "expected true or false"), ("2", "expected true or false")]);
+    }
+    if !flag.get_possible_values().is_empty() {
+        return texts(&[("frobnicate", "possible values: "), ("", "possible values: ")]);
+    }
+    let names = flag.get_value_names().unwrap_or_default();
+    let [name] = names else { panic!("{flag} has no name of its value, or several") };
+    match name.as_str() {
+        "ADDR" => texts(&[
+            ("localhost", "write localhost:PORT"),
+            ("127.0.0.1:65536", "expected a number from 0 to 65535"),
+            (":5000", ":5000"),
+            ("/tmp/x.sock", "write unix:/tmp/x.sock"),
+            ("", "expected HOST:PORT or unix:PATH"),
+        ]),
+        "TIME" => texts(&[
+            ("5", "expected a time with its unit, as in 500ms, 5s"),
+            ("soon", "expected a time with its unit"),
+            ("", "expected a time with its unit"),
+        ]),
+        "BYTES" => texts(&[
+            ("0", "expected at least "),
+            ("99999999TiB", "expected at most "),
+            ("many", "expected a number of bytes"),
+            ("", "expected a number of bytes"),
+        ]),
+        "BYTES|lines|bytes" => texts(&[
+            ("0", "expected at least "),
+            ("2MiB", "expected at most 1MiB"),
+            ("words", "expected a number of bytes, `lines` or `bytes`"),
+        ]),
+        "N" | "CONNECTIONS" | "MESSAGES" | "PER_SECOND" => texts(&[
+            ("many", "expected a whole number"),
+            ("1e3", "expected a whole number"),
+            ("18446744073709551616", "expected at most 18446744073709551615"),
+            ("", "expected a whole number"),
+        ]),
+        "CIDR" => texts(&[
+            ("10.0.0.0/33", "expected an address, or a range as in 10.0.0.0/8"),
+            ("10.0.0.1/8", "write 10.0.0.0/8"),
+            ("", "expected an address"),
+        ]),
+        "NAME" => texts(&[("a b", "expected a host name or an IP address")]),
+        "FILTER" => texts(&[
+            ("debgu", "expected LEVEL or MODULE=LEVEL"),
+            ("wirestate_core=loud", "expected LEVEL or MODULE=LEVEL"),
+            ("info,", "expected LEVEL or MODULE=LEVEL"),
+        ]),
+        "COMMAND" => texts(&[("frobnicate", "there is no command `frobnicate`")]),
+        // Whether a file can be used shows when the command runs.
+        "FILE" | "HOST" => texts(&[("", "a value is required")]),
+        // Any text.
+        "TEXT" | "ACTION" | "VALUE" => vec![(OsStr::from_bytes(b"\xff").into(), "expected UTF-8")],
+        name => panic!("{flag}: which values of {name} are wrong?"),
+    }
+}
+
+/// The commands and their flags, except for `--help` and `--version`.
+fn commands_and_flags() -> Vec<(clap::Command, Vec<Arg>)> {
+    let mut all = definition("wirestate");
+    all.build();
+    let commands = all.get_subcommands().filter(|command| command.get_name() != "help");
+    commands
+        .map(|command| {
+            let is_own = |flag: &&Arg| !["help", "version"].contains(&flag.get_id().as_str());
+            (command.clone(), command.get_arguments().filter(is_own).cloned().collect())
+        })
+        .collect()
+}
+
+/// Parses `words` after the program's name. Returns the error message.
+fn error(words: &[&OsStr]) -> String {
+    let words = [&[OsStr::new("wirestate")], words].concat().into_iter().map(OsString::from);
+    let Err(error) = Command::parse("wirestate", words) else { panic!("it is accepted") };
+    assert_eq!(error.exit_code(), 2);
+    error.to_string()
+}
+
+fn check(message: &str, flag: &Arg, value: &OsStr, expected: &str) {
+    let value = value.to_string_lossy();
+    assert!(message.contains(&*value), "{flag} {value}: {message}");
+    assert!(message.contains(expected), "{flag} {value}: {expected:?} is not in: {message}");
+}
+
+#[test]
+fn each_flag_with_a_wrong_value_says_what_is_expected() {
+    let mut count = 0;
+    for (command, flags) in commands_and_flags() {
+        for flag in flags {
+            let wrong = wrong_values(&flag);
+            assert!(!wrong.is_empty(), "{flag}");
+            for (value, expected) in wrong {
+                let mut words = vec![OsStr::new(command.get_name())];
+                let mut flag_and_value = OsString::from("--");
+                if let Some(name) = flag.get_long() {
+                    flag_and_value.push(name);
+                    flag_and_value.push("=");
+                    flag_and_value.push(&value);
+                    words.push(&flag_and_value);
+                } else {
+                    // Arguments before it are right.
+                    let before = command
+                        .get_positionals()
+                        .filter(|argument| argument.get_index() < flag.get_index());
+                    words.extend(before.map(|_| OsStr::new("localhost:1")));
+                    words.push(&value);
+                }
+                // A flag without a value.
+                let is_switch = !flag.get_action().takes_values();
+                let expected = if is_switch { "unexpected value" } else { expected };
+                check(&error(&words), &flag, &value, expected);
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 300, "{count}");
+}
+
+/// Whether the environment of this process has wrong values.
+const IS_WRONG: &str = "WIRESTATE_TEST_WRONG_VALUES";
+
+#[test]
+fn each_variable_with_a_wrong_value_is_named() {
+    let is_wrong = env::var_os(IS_WRONG).is_some();
+    let mut process = Process::new(env::current_exe().unwrap());
+    process.args(["--exact", "bad_input::each_variable_with_a_wrong_value_is_named"]);
+    process.env(IS_WRONG, "");
+    let mut count = 0;
+    for (command, flags) in commands_and_flags() {
+        for flag in flags {
+            let Some(variable) = flag.get_env() else { continue };
+            let (value, expected) = wrong_values(&flag).swap_remove(0);
+            let variable = variable.to_str().unwrap();
+            process.env(variable, &value);
+            // An empty variable counts as unset.
+            if !is_wrong || value.is_empty() {
+                continue;
+            }
+            // All other variables are wrong as well.
+            let id = flag.get_id().clone();
+            let all = definition("wirestate").mut_args(|other| only(&id, other));
+            let all = all.mut_subcommands(|command| command.mut_args(|other| only(&id, other)));
+            let words = ["wirestate", command.get_name()].map(OsString::from);
+            let Err(error) = Command::parse_by(all, &words) else { panic!("{flag} is accepted") };
+            assert_eq!(error.exit_code(), 2);
+            check(&error.to_string(), &flag, &value, expected);
+            assert!(error.to_string().contains(variable), "{flag}: {error}");
+            count += 1;
+        }
+    }
+    if is_wrong {
+        assert!(count > 60, "{count}");
+        return;
+    }
+    let output = process.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// Takes the variable of each flag but the one called `id`.
+fn only(id: &clap::Id, flag: Arg) -> Arg {
+    if flag.get_id() == id { flag } else { flag.env(None) }
+}
