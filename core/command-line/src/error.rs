@@ -110,3 +110,33 @@ fn is_privileged(port: u16) -> bool {
 
 /// How std begins the error of getaddrinfo(3).
 const LOOKUP_ERROR: &str = "failed to lookup address information: ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_listening_says_what_to_do() {
+        let message = |address: &str, kind: io::ErrorKind| {
+            CommandError::Listen { address: address.into(), error: kind.into() }.to_string()
+        };
+        for (address, kind, advice) in [
+            ("127.0.0.1:80", io::ErrorKind::PermissionDenied, "CAP_NET_BIND_SERVICE"),
+            ("localhost:1023", io::ErrorKind::PermissionDenied, "use a higher port"),
+            ("127.0.0.1:5000", io::ErrorKind::AddrInUse, "`ss -ltnp`"),
+            ("unix:/tmp/x.sock", io::ErrorKind::AddrInUse, "`ss -lxp`"),
+            ("192.0.2.1:0", io::ErrorKind::AddrNotAvailable, "`ip address`"),
+        ] {
+            let message = message(address, kind);
+            assert!(message.contains(advice), "{message}");
+        }
+        for (address, kind) in [
+            ("127.0.0.1:1024", io::ErrorKind::PermissionDenied),
+            ("unix:/run/x:80", io::ErrorKind::PermissionDenied),
+            ("127.0.0.1:80", io::ErrorKind::Other),
+        ] {
+            let expected = format!("cannot listen on {address}: {}", io::Error::from(kind));
+            assert_eq!(message(address, kind), expected);
+        }
+    }
+}

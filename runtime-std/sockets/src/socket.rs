@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustix::io::ioctl_fionbio;
+use tracing::debug;
 use wirestate_core::{
     ConnectionError, Direction,
     drive::{IoError, Sink, Source, Splice},
@@ -62,7 +63,9 @@ impl<F: RegisteredFd> Socket<F> {
         resolve: impl Future<Output = io::Result<Vec<SocketAddr>>>,
     ) -> io::Result<Self> {
         if let Some(path) = unix_path(address) {
-            return Self::from_nonblocking(unix::connect(path)?);
+            let socket = Self::from_nonblocking(unix::connect(path)?)?;
+            debug!("connected to {address}");
+            return Ok(socket);
         }
         let connect = async |address: SocketAddr| {
             let mut fd = F::register(tcp::begin_connect(address)?)?;
@@ -73,7 +76,10 @@ impl<F: RegisteredFd> Socket<F> {
         let mut errors = AddressErrors::default();
         for resolved in resolve.await? {
             match connect(resolved).await {
-                Ok(socket) => return Ok(socket),
+                Ok(socket) => {
+                    debug!("connected to {resolved}");
+                    return Ok(socket);
+                }
                 Err(error) => errors.push(resolved, error),
             }
         }

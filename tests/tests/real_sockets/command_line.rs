@@ -1,21 +1,17 @@
 //! Scenarios of the command line: output and exit codes.
 
 use std::{
-    fs::File,
     io::{Read, Write},
     net::TcpListener,
     process::{Command, Stdio},
     thread,
 };
 
-use rustix::{
-    process::{Resource, getrlimit},
-    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
-};
+use rustix::process::{Resource, getrlimit};
 
 use crate::{
     echo::exchange,
-    process::{Server, TemporaryFile, command, eventually, path, run, text},
+    process::{Server, TemporaryFile, command, eventually, on_terminal, path, run, text},
     status,
 };
 
@@ -259,7 +255,12 @@ pub(crate) fn flags_have_environment_variables(binary: &str) {
 
     let mut wrong = command(binary);
     let output = wrong.arg("echo-server").env("WIRESTATE_IDLE_TIMEOUT", "soon").output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("invalid value 'soon' for 'WIRESTATE_IDLE_TIMEOUT': expected"),
+        "{error}"
+    );
 }
 
 /// An empty variable counts as unset: a script may forward variables that are not set.
@@ -498,14 +499,8 @@ pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
     for (words, piped, shown) in calls {
         assert_eq!(run(binary, words).stdout, [piped, b"\n"].concat(), "data is not changed");
 
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        unlockpt(&ours).unwrap();
-        let terminal = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        let status = command(binary).args(words).stdout(terminal).status().unwrap();
+        let (status, bytes) = on_terminal(command(binary).args(words));
         assert_eq!(status.code(), Some(0));
-        let mut bytes = Vec::new();
-        // At the end, the read fails (EIO), because no process has the terminal open.
-        let _ = File::from(ours).read_to_end(&mut bytes);
         // A terminal's line feed is a carriage return as well (termios(3), ONLCR).
         assert_eq!(text(&bytes).replace("\r\n", "\n"), format!("{shown}\n"));
     }

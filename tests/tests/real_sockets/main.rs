@@ -5,6 +5,7 @@
 
 mod certificates;
 mod command_line;
+mod conventions;
 mod echo;
 mod fanout;
 mod haproxy;
@@ -42,6 +43,14 @@ macro_rules! on_every_runtime {
 }
 
 on_every_runtime! {
+    conventions:
+        colours_obey_the_environment,
+        each_v_adds_lines_to_the_log,
+        a_filter_selects_lines_of_the_log,
+        text_that_cannot_be_written_fails,
+        a_misspelt_variable_is_warned_of,
+        an_error_says_what_to_do,
+        variables_that_contradict_flags_are_named;
     echo:
         bytes_come_back_in_order_in_any_chunks,
         a_half_closed_peer_gets_8_mib_back_to_the_last_byte,

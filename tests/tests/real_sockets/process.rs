@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+use rustix::{
+    process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit},
+    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+};
 
 /// How long a test waits for an event. Longer than it takes on a busy machine.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +43,22 @@ pub(crate) fn path(binary: &str) -> PathBuf {
 /// Runs one of the binaries to its end.
 pub(crate) fn run(binary: &str, words: &[&str]) -> Output {
     command(binary).args(words).output().expect("the binary starts")
+}
+
+/// Runs a command to its end, with a terminal as its standard output and standard error. Returns
+/// what it has written.
+pub(crate) fn on_terminal(command: &mut Command) -> (ExitStatus, Vec<u8>) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let ours = openpt(flags).unwrap();
+    unlockpt(&ours).unwrap();
+    let terminal = ioctl_tiocgptpeer(&ours, flags).unwrap();
+    let mut child = command.stdout(terminal.try_clone().unwrap()).stderr(terminal).spawn().unwrap();
+    // Closes this process' copies of the terminal.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut bytes = Vec::new();
+    // At the end, the read fails (EIO), because no process has the terminal open.
+    let _ = fs::File::from(ours).read_to_end(&mut bytes);
+    (child.wait().unwrap(), bytes)
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
