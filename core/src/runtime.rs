@@ -147,8 +147,10 @@ pub trait Listener: Send + 'static {
     /// kernel for them regardless of the listener's readiness.
     ///
     /// A TCP peer that connects between this call and the listener's drop gets no answer, and tries
-    /// again (after 1 s on Linux). On a Unix socket it is refused. A listener that another process
-    /// may share keeps its backlog open.
+    /// again (after 1 s on Linux). On a Unix socket it is refused.
+    ///
+    /// A listener that another process may share (systemd's socket activation) keeps its backlog
+    /// open, and accepts nothing more: the other process accepts the backlog.
     fn shut_down(&mut self);
 }
 

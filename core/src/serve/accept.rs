@@ -216,7 +216,10 @@ struct Backlog {
 }
 
 impl Backlog {
-    /// Closes the backlog for new connections. For a drain, requests a graceful end of the open ones.
+    /// Closes the backlog for new connections. For a drain, requests a graceful end of the open
+    /// ones, except for those that are as young as a handshake can be. Like the connections from
+    /// the backlog, they are shut down when accepting ends. Otherwise a connection that waits for
+    /// its first request, for the TLS handshake or for an upstream would end without a reply.
     fn new<L: Listener>(
         requested: Shutdown,
         listeners: &mut Listeners<L>,
@@ -225,8 +228,11 @@ impl Backlog {
     ) -> Self {
         listeners.shut_down();
         let (now, open) = (clock.now(), table.connections().len());
-        if requested == Shutdown::Drain {
-            table.shut_down();
+        for connection in table.connections() {
+            let is_young = now.since(connection.since()) < HANDSHAKE_TIMEOUT;
+            if requested == Shutdown::Drain && !is_young {
+                connection.shut_down();
+            }
         }
         Self {
             remaining: BACKLOG,
@@ -308,7 +314,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How long a new connection waits for the eviction of an idle one.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a drain waits for handshakes that have begun.
+/// How long a drain waits for handshakes that have begun, and for the first request of a connection
+/// that has just been accepted.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long the backlog is accepted after a drain was requested.
 const BACKLOG_TIMEOUT: Duration = Duration::from_secs(1);

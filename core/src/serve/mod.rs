@@ -259,6 +259,9 @@ impl<R: Runtime> Server<R> {
     /// within 50 ms, because their peers consider themselves connected. It accepts at most
     /// [`BACKLOG`](crate::runtime::BACKLOG) of them, for at most 1 s, and answers their requests. A
     /// peer whose handshake takes longer is reset. An immediate shutdown resets all of them.
+    ///
+    /// A drain requests the end of a connection at once, or after the backlog if the connection is
+    /// younger than 50 ms: its first request may still be on its way.
     pub async fn accept<T>(
         self,
         mut task: impl FnMut(R::Socket, Admitted, R::Clock) -> T + Send,

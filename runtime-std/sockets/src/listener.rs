@@ -55,6 +55,8 @@ enum State {
     /// After shutdown(2) of a Unix socket: every accept asks the kernel, and none waits for
     /// readiness, since the socket stays readable and no further connection can arrive.
     Refusing,
+    /// Never: connections wait for another process that shares the socket.
+    Left,
 }
 
 impl<F: RegisteredFd> SocketListener<F> {
@@ -125,16 +127,17 @@ impl<F: RegisteredFd + Send + 'static> Listener for SocketListener<F> {
                     accepted => Poll::Ready(accepted.map_err(AcceptError::from)),
                 };
             }
+            State::Left => return Poll::Pending,
         }
         fd.poll_io(cx, Direction::Read, accept).map_err(AcceptError::from)
     }
 
-    /// An inherited socket continues to queue connections, since the process that passed it may use
-    /// them.
+    /// An inherited socket continues to queue connections. The process that passed it, or the next
+    /// server that it starts, accepts them.
     fn shut_down(&mut self) {
         let socket = self.fd.get_ref();
         self.state = match self.address {
-            _ if self.is_inherited => State::ShutDown,
+            _ if self.is_inherited => State::Left,
             Address::Ip(_) => {
                 tcp::drop_syns(socket);
                 State::ShutDown
@@ -318,13 +321,17 @@ mod tests {
 
     /// The service manager owns the socket, and starts the next server for the next connection.
     #[test]
-    fn an_inherited_socket_is_not_shut_down() {
+    fn an_inherited_socket_is_left_to_the_next_server() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut inherited = TestListener::inherited(listener.try_clone().unwrap().into()).unwrap();
+        let _waiting = TcpStream::connect(address).unwrap();
         inherited.shut_down();
+        assert_eq!(accept(&mut inherited), None, "the next server accepts what waits");
         drop(inherited);
-        TcpStream::connect(address).unwrap();
-        listener.accept().unwrap();
+        let _later = TcpStream::connect(address).unwrap();
+        for _ in 0..2 {
+            listener.accept().unwrap();
+        }
     }
 }

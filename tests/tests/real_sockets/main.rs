@@ -8,6 +8,7 @@ mod command_line;
 mod conventions;
 mod echo;
 mod fanout;
+mod hand_over;
 mod haproxy;
 mod logging;
 mod message;
@@ -90,6 +91,10 @@ on_every_runtime! {
         a_client_exits_with_0_when_the_server_is_shut_down,
         contradicting_flags_are_wrong_usage,
         published_messages_are_flushed_on_sigterm;
+    hand_over:
+        no_connection_is_lost_on_tcp,
+        no_connection_is_lost_on_a_unix_socket,
+        no_connection_is_lost_with_tls;
     proxy:
         clients_reach_the_upstream_through_the_proxy_or_get_an_error,
         many_connections_verify_every_byte_through_it,

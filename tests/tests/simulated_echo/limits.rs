@@ -312,6 +312,24 @@ fn input_that_arrived_before_a_shutdown_is_requested_is_served() {
     });
 }
 
+/// The client has connected, and computes for a while before it sends its request.
+#[test]
+fn a_connection_that_has_just_been_accepted_is_served_by_a_drain() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::new(seed);
+        let client = scene.world.host("client");
+        let think = Act::Wait(Duration::from_millis(25));
+        let received = peer(&client, vec![think, Act::Send("asked".into()), Act::ReceiveAll]);
+        while scene.table.connections().is_empty() {
+            scene.world.run_for(Duration::from_millis(1)).unwrap();
+        }
+        let report = scene.end();
+        assert_eq!(report, DrainReport { drained: 1, aborted: 0 });
+        let received = received.take().unwrap();
+        assert_eq!((&*received.bytes, received.fin, received.error), (&b"asked"[..], true, None));
+    });
+}
+
 /// The server has not accepted the connections, but the clients are connected.
 #[test]
 fn connections_in_the_backlog_are_served_by_a_drain() {
