@@ -52,7 +52,12 @@ pub(super) fn completions(
 ) -> Result<(), CommandError> {
     let mut text = Vec::new();
     generate(flags.shell, &mut definition(program), program, &mut text);
-    output::write(&text)
+    let text = String::from_utf8_lossy(&text);
+    // In bash, `clap_complete` 4.6 sets `a__b__subcmd__c` for `a-b c`, but compares it with
+    // `a__subcmd__b__subcmd__c`. (https://github.com/clap-rs/clap/issues/6421)
+    let compared = program.replace('-', "__subcmd__") + "__subcmd__";
+    let set = program.replace('-', "__") + "__subcmd__";
+    output::write(text.replace(&compared, &set).as_bytes())
 }
 
 pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), CommandError> {
