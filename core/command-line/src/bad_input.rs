@@ -74,7 +74,7 @@ pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
         ]),
         "COMMAND" => texts(&[("frobnicate", "there is no command `frobnicate`")]),
         // Whether a file can be used shows when the command runs.
-        "FILE" | "HOST" => texts(&[("", "a value is required")]),
+        "FILE" | "FOLDER" | "HOST" => texts(&[("", "a value is required")]),
         // Any text.
         "TEXT" | "ACTION" | "VALUE" => vec![(OsStr::from_bytes(b"\xff").into(), "expected UTF-8")],
         name => panic!("{flag}: which values of {name} are wrong?"),

@@ -42,6 +42,8 @@ pub(super) enum CommandError {
     Input(io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    #[error("cannot write {}: {error}", path.display())]
+    WritePage { path: PathBuf, error: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     #[error("cannot start a task: {0}")]

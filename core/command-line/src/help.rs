@@ -35,7 +35,7 @@ pub(super) fn sections(program: &str, command: &str) -> Vec<Section> {
         ]),
     }];
     if is_server {
-        sections.push(Section { title: "Signals", entries: own(&signals::HELP) });
+        sections.push(Section { title: SIGNALS, entries: own(&signals::HELP) });
     }
     let service_manager = if is_server { SERVICE_MANAGER } else { &[] };
     let environment = own(&[ENVIRONMENT, service_manager].concat());
@@ -58,6 +58,10 @@ pub(super) fn text(sections: &[Section], styles: &Styles) -> StyledStr {
     text.trim_end().to_owned().into()
 }
 
+/// The title of the section on signals, which servers have.
+pub(super) const SIGNALS: &str = "Signals";
+/// Stands for the variables of flags.
+pub(super) const VARIABLES: &str = "WIRESTATE_…";
 /// Stands for the binary's name in texts about commands.
 pub(super) const PROGRAM: &str = "PROGRAM";
 
@@ -265,7 +269,10 @@ const NOTES: &[Notes] = &[
         kind: Kind::Other,
         success: WRITTEN,
         failure: NOT_WRITTEN,
-        examples: &[("PROGRAM man echo-server | man -l -", "Read the page of a command")],
+        examples: &[
+            ("PROGRAM man echo-server | man -l -", "Read the page of a command"),
+            ("PROGRAM man --dir /usr/local/share/man/man1", "Install the pages of all commands"),
+        ],
     },
 ];
 
@@ -274,13 +281,13 @@ const SERVER_SUCCESS: &str = "A signal has stopped the server. A second signal e
 const SERVER_FAILURE: &str = "The server could not start: an address cannot be listened on, a file \
                               cannot be read. The log names it";
 const WRITTEN: &str = "The text was written; or the reader of standard output has closed it";
-const NOT_WRITTEN: &str = "Standard output cannot be written";
+const NOT_WRITTEN: &str = "The text cannot be written";
 
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
-        "WIRESTATE_…",
-        "The value of the flag beside which the help shows it, unless the flag is given. Commas \
-         separate several values. An empty variable counts as unset",
+        VARIABLES,
+        "The value of the flag beside which it stands, unless the flag is given. Commas separate \
+         several values. An empty variable counts as unset",
     ),
     ("NO_COLOR", "Not empty: no colours"),
     ("CLICOLOR_FORCE", "Not empty: colours even if the output is not a terminal"),

@@ -12,7 +12,7 @@
 //! | [`search`] | the service of `app-server`: a search in a table |
 //!
 //! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `serve`, `demo`,
-//! `completions`), and one per subject (`server`, `signals`, `systemd`, `open_files`, `log`,
+//! `completions`, `man`), and one per subject (`server`, `signals`, `systemd`, `open_files`, `log`,
 //! `exit_code`, …).
 
 #![forbid(unsafe_code)]
@@ -33,6 +33,7 @@ mod help;
 mod join;
 pub mod load;
 mod log;
+mod man;
 mod multiconn;
 mod open_files;
 mod output;
@@ -143,7 +144,7 @@ enum Subcommands {
     /// Runs all servers and clients in one process for about ten seconds, and verifies every byte
     Demo,
     Completions(completions::CompletionsFlags),
-    Man(completions::ManFlags),
+    Man(man::ManFlags),
 }
 
 impl Subcommands {
@@ -226,7 +227,7 @@ impl Command {
             }
             Subcommands::Demo => demo::run(&runtime).await,
             Subcommands::Completions(flags) => completions::completions(program, &flags),
-            Subcommands::Man(flags) => completions::man(program, &flags),
+            Subcommands::Man(flags) => man::man(program, &flags),
         };
         exit_code::exit_code(result, reporter)
     }
