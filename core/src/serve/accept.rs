@@ -203,8 +203,8 @@ impl<R: Runtime> Accepting<R> {
 /// What a listener's `poll_accept` returns.
 type Accepted<L> = Result<(<L as Listener>::Socket, Peer), AcceptError>;
 
-/// The backlog that is accepted after a soft stop or a drain was requested: at most [`BACKLOG`] connections within
-/// [`BACKLOG_TIMEOUT`].
+/// The backlog that is accepted after a soft stop or a drain was requested: at most [`BACKLOG`]
+/// connections within [`BACKLOG_TIMEOUT`].
 struct Backlog {
     /// How many more connections may be accepted.
     remaining: u16,
