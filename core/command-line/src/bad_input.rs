@@ -72,7 +72,6 @@ pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
             ("wirestate_core=loud", "expected LEVEL or MODULE=LEVEL"),
             ("info,", "expected LEVEL or MODULE=LEVEL"),
         ]),
-        "COMMAND" => texts(&[("frobnicate", "there is no command `frobnicate`")]),
         // Whether a file can be used shows when the command runs.
         "FILE" | "FOLDER" | "HOST" => texts(&[("", "a value is required")]),
         // Any text.

@@ -14,6 +14,11 @@ pub(super) struct Section {
     pub(super) entries: Vec<(String, String)>,
 }
 
+/// The names of all commands.
+pub(super) fn commands() -> impl Iterator<Item = &'static str> {
+    NOTES.iter().map(|notes| notes.command).filter(|name| !name.is_empty())
+}
+
 /// The sections of the command called `command`, or of the program if it is empty.
 pub(super) fn sections(program: &str, command: &str) -> Vec<Section> {
     let notes = NOTES.iter().find(|notes| notes.command == command);

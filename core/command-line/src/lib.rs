@@ -152,18 +152,18 @@ impl Subcommands {
         matches!(self, Self::Server(_) | Self::Serve(_))
     }
 
-    /// Returns an error if flags contradict each other. `all` is the whole command line.
-    fn check(&self, all: &clap::Command) -> Result<(), String> {
+    /// Returns an error if flags contradict each other.
+    fn check(&self) -> Result<(), String> {
         match self {
             Self::Server(server) => server.command.check(),
-            Self::Man(flags) => flags.check(all),
             Self::Serve(_)
             | Self::EchoClient(_)
             | Self::MulticonnClient(_)
             | Self::AppClient(_)
             | Self::FanoutClient(_)
             | Self::Demo
-            | Self::Completions(_) => Ok(()),
+            | Self::Completions(_)
+            | Self::Man(_) => Ok(()),
         }
     }
 }
@@ -201,7 +201,7 @@ impl Command {
     fn try_parse_by(mut all: clap::Command, words: &[OsString]) -> Result<Self, UsageError> {
         let matches = all.try_get_matches_from_mut(words).map_err(UsageError::Clap)?;
         let command = Self::from_arg_matches(&matches).map_err(UsageError::Clap)?;
-        command.subcommand.check(&all).map_err(UsageError::Conflict)?;
+        command.subcommand.check().map_err(UsageError::Conflict)?;
         Ok(command)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::PathBuf};
 
-use clap::{Arg, ArgAction, Args};
+use clap::{Arg, ArgAction, Args, builder::PossibleValuesParser};
 use clap_mangen::{
     Man,
     roff::{Inline, Roff, bold, italic, roman},
@@ -21,23 +21,11 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct ManFlags {
     /// The command [default: the page lists all commands]
-    #[arg(value_name = "COMMAND")]
+    #[arg(value_name = "COMMAND", value_parser = PossibleValuesParser::new(help::commands()))]
     command: Option<String>,
     /// Write all pages into this folder, for example /usr/local/share/man/man1
     #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
     dir: Option<PathBuf>,
-}
-
-impl ManFlags {
-    /// Returns an error if there is no such command.
-    pub(super) fn check(&self, all: &clap::Command) -> Result<(), String> {
-        match &self.command {
-            Some(name) if all.find_subcommand(name).is_none() => {
-                Err(format!("there is no command `{name}`"))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
 }
 
 pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), CommandError> {
