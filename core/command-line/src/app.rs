@@ -7,7 +7,6 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use tracing::info;
 use wirestate_core::{
     drive::{Clock as _, Drive},
     message::{Client, ClientConfig, Config, FrameLimits, Server},
@@ -112,12 +111,13 @@ struct TableFile {
 }
 
 impl ReloadFiles for TableFile {
+    fn description(&self) -> &'static str {
+        "table"
+    }
+
     fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError> {
         let (new, table) = (read_table(&self.path)?, self.table.clone());
-        Ok(Box::new(move || {
-            info!(entries = new.len(), "table loaded again");
-            table.replace(new);
-        }))
+        Ok(Box::new(move || table.replace(new)))
     }
 }
 

@@ -9,9 +9,8 @@ use wirestate_core::{
 use wirestate_tls::{MaybeTlsStream, TlsRuntime};
 
 use crate::{
-    CommandError, CommandRuntime, open_files,
-    self_upstream::{self, SelfUpstreamCheck},
-    server::{self, ConnectFn, End, Prepared, Serving, Share, Starting, task},
+    CommandError, CommandRuntime, open_files, self_upstream,
+    server::{self, ConnectFn, Prepared, Serving, Share, Stage, Starting, task},
     tls::{self, UpstreamTls},
     values::{self, Timeout},
 };
@@ -138,18 +137,18 @@ pub(super) fn prepare<R: CommandRuntime>(
     let proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
     let upstream_tls = flags.upstream_tls.load(&flags.upstream[0], flags.connect_timeout)?;
     let settings = settings.with_files_of(upstream_tls.clone());
-    Ok(settings.start(flags.listen.clone(), move |starting| {
-        let check = SelfUpstreamCheck::start(starting, &flags.upstream, &flags.listen)?;
+    let settings = settings.with_upstreams(flags.upstream);
+    Ok(settings.start(flags.listen, move |starting| {
+        let name = starting.name.cloned();
         let connect = connect(starting, proxy.clone(), upstream_tls);
-        Ok(Serving::new(connect).on_end(move |end| {
-            if end == End::Replaced {
-                return Ok(());
+        Ok(Serving::new(connect).on_end(move |stage| {
+            if stage != Stage::Stopped {
+                return;
             }
             for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams().counters()
             {
-                info!(%address, connects, failures, "upstream");
+                info!(server = name.as_deref(), %address, connects, failures, "upstream");
             }
-            check.finish()
         }))
     }))
 }

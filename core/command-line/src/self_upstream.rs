@@ -2,15 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use wirestate_core::{
-    runtime::{Address, unix_path},
-    shared::{Lock, Shared},
-};
+use wirestate_core::runtime::{Address, unix_path};
 
-use crate::{CommandError, CommandRuntime, server::Starting, systemd::SocketSelector};
+use crate::{CommandError, CommandRuntime, systemd::SocketSelector};
 
 /// Returns an error if `upstream` is the server that listens on `listen`. Such a server connects to
-/// itself until it is full. [`SelfUpstreamCheck`] resolves host names; this function does not.
+/// itself until it is full. [`find`] resolves host names; this function does not.
 pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     let is_itself = match (upstream.parse(), listen.parse()) {
         (Ok(upstream), Ok(own)) => reaches(upstream, own),
@@ -22,48 +19,28 @@ pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A check in the background that shuts the server down if an upstream is the server itself. It
-/// resolves host names, which can take seconds.
-pub(super) struct SelfUpstreamCheck {
-    found: Shared<Lock<Option<CommandError>>>,
-}
-
-impl SelfUpstreamCheck {
-    pub(super) fn start<R: CommandRuntime>(
-        starting: &Starting<'_, R>,
-        upstreams: &[String],
-        listen: &str,
-    ) -> Result<Self, CommandError> {
-        let Starting { runtime, handle, addresses: own, .. } = *starting;
-        let found = Shared::new(Lock::new(None));
-        // With an inherited socket, only host names are checked: the proxy detects the other cases.
-        let is_inherited = SocketSelector::parse(listen).is_some();
-        let is_name = |upstream: &&String| {
-            unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err()
-        };
-        for upstream in upstreams.iter().filter(|upstream| !is_inherited || is_name(upstream)) {
-            let (checker_runtime, upstream, own) =
-                (runtime.clone(), upstream.clone(), own.to_vec());
-            let (found, shutdown) = (found.clone(), handle.shutdown().clone());
-            let check = async move {
-                let addresses = addresses(&checker_runtime, &upstream).await;
-                let is_upstream = |own: &Address| addresses.iter().any(|one| is_same(one, own));
-                if let Some(address) = own.into_iter().find(is_upstream) {
-                    found.with(|found| {
-                        *found = Some(CommandError::SelfUpstream { upstream, address });
-                    });
-                    shutdown.abort();
-                }
-            };
-            runtime.spawn(check).map_err(CommandError::Spawn)?;
+/// Returns an error if one of `upstreams` is a server that listens on the addresses `own`, as
+/// `listen` configures it. Resolves host names, which can take seconds.
+pub(super) async fn find<R: CommandRuntime>(
+    runtime: &R,
+    upstreams: &[String],
+    listen: &str,
+    own: &[Address],
+) -> Result<(), CommandError> {
+    // With an inherited socket, only host names are checked: the proxy detects the other cases.
+    let is_inherited = SocketSelector::parse(listen).is_some();
+    let is_name = |upstream: &&String| {
+        unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err()
+    };
+    for upstream in upstreams.iter().filter(|upstream| !is_inherited || is_name(upstream)) {
+        let addresses = addresses(runtime, upstream).await;
+        let is_upstream = |own: &&Address| addresses.iter().any(|one| is_same(one, own));
+        if let Some(address) = own.iter().find(is_upstream) {
+            let (upstream, address) = (upstream.clone(), address.clone());
+            return Err(CommandError::SelfUpstream { upstream, address });
         }
-        Ok(Self { found })
     }
-
-    /// Returns an error if an upstream is the server itself. Call it after the server has ended.
-    pub(super) fn finish(self) -> Result<(), CommandError> {
-        self.found.with(Option::take).map_or(Ok(()), Err)
-    }
+    Ok(())
 }
 
 /// The addresses of `upstream`. There are none if its name cannot be resolved.

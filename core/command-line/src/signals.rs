@@ -84,6 +84,7 @@ pub(super) fn handle_signals<R: CommandRuntime>(
         if let Some(readiness) = &readiness {
             readiness.end();
         }
+        shutdown.soft_stop();
         systemd::notify_stopping();
         if lame_duck.is_zero() {
             info!("{name}: no connection is accepted any more; a second signal ends the process");

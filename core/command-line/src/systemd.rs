@@ -20,16 +20,26 @@ use std::{
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tracing::warn;
-use wirestate_core::{drive::Clock, shared::Lock};
+use wirestate_core::{
+    drive::Clock,
+    shared::{Lock, Shared},
+};
 
 use crate::{CommandError, CommandRuntime};
 
-/// Listening sockets that the process has inherited, with their names, in order. [`Self::take`]
-/// removes the sockets that it returns. `None` is a descriptor that is not a socket: a FIFO, a
-/// file.
+/// Listening sockets that the process has inherited, in order.
 #[derive(Debug, Default)]
 pub(super) struct InheritedSockets {
-    sockets: Lock<Vec<(String, Option<OwnedFd>)>>,
+    sockets: Lock<Vec<InheritedSocket>>,
+}
+
+#[derive(Debug)]
+struct InheritedSocket {
+    name: String,
+    /// `None`: the descriptor is not a socket, but a FIFO or a file.
+    socket: Option<OwnedFd>,
+    /// The server that listens on it.
+    user: Option<Shared<str>>,
 }
 
 impl InheritedSockets {
@@ -48,38 +58,61 @@ impl InheritedSockets {
                 .or_else(|_| owned(inherited.take_udp_socket(index)))
                 .or_else(|_| owned(inherited.take_unix_datagram(index)))
                 .or_else(|_| inherited.take_custom(index, AF_UNIX, SOCK_SEQPACKET, "seqpacket"));
-            sockets.push((name, socket.ok().flatten()));
+            sockets.push(InheritedSocket { name, socket: socket.ok().flatten(), user: None });
         }
         Self { sockets: Lock::new(sockets) }
     }
 
-    /// Takes the sockets that `selector` selects. Returns at least one.
+    /// Duplicates the sockets that `selector` selects, for the server `user`: those that it uses
+    /// already, otherwise unused ones. Returns at least one.
     ///
     /// # Errors
     /// No socket is selected, or a descriptor is not a socket.
-    pub(super) fn take(&self, selector: SocketSelector<'_>) -> io::Result<Vec<OwnedFd>> {
-        let taken: Vec<_> = self.sockets.with(|sockets| match selector {
-            SocketSelector::Next => sockets.drain(..sockets.len().min(1)).collect(),
-            SocketSelector::Named(selected) => {
-                sockets.extract_if(.., |(name, _)| name == selected).collect()
+    pub(super) fn take(
+        &self,
+        selector: SocketSelector<'_>,
+        user: &Shared<str>,
+    ) -> io::Result<Vec<OwnedFd>> {
+        self.sockets.with(|sockets| {
+            let is_used = sockets.iter().any(|socket| socket.user.as_ref() == Some(user));
+            let wanted = if is_used { Some(user) } else { None };
+            let selected = sockets.iter_mut().filter(|socket| match selector {
+                _ if socket.user.as_ref() != wanted => false,
+                SocketSelector::Next => true,
+                SocketSelector::Named(name) => socket.name == name,
+            });
+            let count = if selector == SocketSelector::Next { 1 } else { usize::MAX };
+            let duplicates = selected.take(count).map(|inherited| {
+                let message = "the descriptor that was passed is not a TCP or Unix socket";
+                let socket = inherited.socket.as_ref();
+                let socket =
+                    socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, message));
+                inherited.user = Some(user.clone());
+                socket?.try_clone()
+            });
+            let duplicates = duplicates.collect::<io::Result<Vec<_>>>()?;
+            if duplicates.is_empty() {
+                let message = match selector {
+                    SocketSelector::Next => {
+                        "no socket was passed (LISTEN_FDS), or all are in use".into()
+                    }
+                    SocketSelector::Named(name) => {
+                        format!("no socket called `{name}` was passed (LISTEN_FDNAMES)")
+                    }
+                };
+                return Err(io::Error::new(io::ErrorKind::NotFound, message));
+            }
+            Ok(duplicates)
+        })
+    }
+
+    /// Makes the sockets of all other servers available.
+    pub(super) fn keep_for(&self, users: &[Shared<str>]) {
+        self.sockets.with(|sockets| {
+            for socket in sockets {
+                socket.user.take_if(|user| !users.contains(user));
             }
         });
-        if taken.is_empty() {
-            let message = match selector {
-                SocketSelector::Next => {
-                    "no socket was passed (LISTEN_FDS), or all are in use".into()
-                }
-                SocketSelector::Named(name) => {
-                    format!("no socket called `{name}` was passed (LISTEN_FDNAMES)")
-                }
-            };
-            return Err(io::Error::new(io::ErrorKind::NotFound, message));
-        }
-        let sockets = taken.into_iter().map(|(_, socket)| {
-            let message = "the descriptor that was passed is not a TCP or Unix socket";
-            socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, message))
-        });
-        sockets.collect()
     }
 }
 
@@ -113,19 +146,30 @@ pub(super) fn notify_ready() {
     let _ = notify(&[NotifyState::Ready], NOTIFY_TIMEOUT, true);
 }
 
-/// Notifies the service manager that the configuration is loaded again; [`notify_ready`] ends that
-/// (`Type=notify-reload`, systemd.service(5)).
+/// Notifies the service manager that files are loaded again; [`notify_loaded`] ends that
+/// (`Type=notify-reload`, systemd.service(5)). May wait for the manager.
 pub(super) fn notify_reloading() {
     let Ok(now) = NotifyState::monotonic_usec_now() else { return };
     let _ = notify(&[NotifyState::Reloading, now], NOTIFY_TIMEOUT, true);
 }
 
+/// Notifies the service manager that the files are loaded.
+pub(super) fn notify_loaded() {
+    notify_without_waiting("loaded", NotifyState::Ready);
+}
+
 /// Notifies the service manager that the server shuts down.
 pub(super) fn notify_stopping() {
-    if notify(&[NotifyState::Stopping], Duration::ZERO, false).is_err() {
-        // Retries on a thread: the drain does not wait, and a second signal is handled.
-        let retry = || drop(notify(&[NotifyState::Stopping], NOTIFY_TIMEOUT, true));
-        let _ = thread::Builder::new().name("stopping".into()).spawn(retry);
+    notify_without_waiting("stopping", NotifyState::Stopping);
+}
+
+/// Notifies the service manager; on a thread if it does not read at once. So the servers do not
+/// wait, and signals are handled.
+fn notify_without_waiting(thread: &str, state: NotifyState<'static>) {
+    let states = [state];
+    if notify(&states, Duration::ZERO, false).is_err() {
+        let retry = move || drop(notify(&states, NOTIFY_TIMEOUT, true));
+        let _ = thread::Builder::new().name(thread.into()).spawn(retry);
     }
 }
 
@@ -190,19 +234,27 @@ mod tests {
     #[test]
     fn a_socket_is_selected_by_name_or_by_order() {
         let socket = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
-        let sockets = ["a", "b", "b", "a", "c"].map(|name| (name.to_owned(), Some(socket())));
-        let sockets = sockets.into_iter().chain([("fifo".to_owned(), None)]).collect();
-        let sockets = InheritedSockets { sockets: Lock::new(sockets) };
-        let missing = sockets.take(SocketSelector::Named("d")).unwrap_err();
+        let sockets = ["a", "b", "b", "a", "c"].map(|name| (name, Some(socket())));
+        let sockets = sockets.into_iter().chain([("fifo", None)]);
+        let inherited =
+            |(name, socket): (&str, _)| InheritedSocket { name: name.into(), socket, user: None };
+        let sockets =
+            InheritedSockets { sockets: Lock::new(sockets.map(inherited).collect::<Vec<_>>()) };
+        let take = |selector, user: &str| sockets.take(selector, &user.into());
+        let missing = take(SocketSelector::Named("d"), "1").unwrap_err();
         assert!(missing.to_string().contains("`d`"), "{missing}");
-        let count = |selector| sockets.take(selector).unwrap().len();
-        assert_eq!(count(SocketSelector::Named("b")), 2, "a unit's sockets have one name");
-        assert_eq!(count(SocketSelector::Next), 1);
-        assert_eq!(count(SocketSelector::Named("a")), 1);
-        let fifo = sockets.take(SocketSelector::Named("fifo")).unwrap_err();
+        let count = |selector, user| take(selector, user).unwrap().len();
+        assert_eq!(count(SocketSelector::Named("b"), "1"), 2, "a unit's sockets have one name");
+        assert_eq!(count(SocketSelector::Next, "2"), 1);
+        assert_eq!(count(SocketSelector::Named("a"), "3"), 1);
+        let fifo = take(SocketSelector::Named("fifo"), "4").unwrap_err();
         assert_eq!(fifo.to_string(), "the descriptor that was passed is not a TCP or Unix socket");
-        assert_eq!(count(SocketSelector::Next), 1);
-        sockets.take(SocketSelector::Next).unwrap_err();
+        assert_eq!(count(SocketSelector::Next, "5"), 1);
+        take(SocketSelector::Next, "6").unwrap_err();
+        take(SocketSelector::Named("b"), "6").unwrap_err();
+        assert_eq!(count(SocketSelector::Named("b"), "1"), 2, "it uses them already");
+        sockets.keep_for(&["2".into(), "3".into()]);
+        assert_eq!(count(SocketSelector::Named("b"), "6"), 2);
         assert_eq!(SocketSelector::parse("systemd"), Some(SocketSelector::Next));
         assert_eq!(SocketSelector::parse("systemd:web"), Some(SocketSelector::Named("web")));
         assert_eq!(SocketSelector::parse("systemd.example:80"), None);

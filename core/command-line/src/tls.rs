@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use tracing::{debug, info};
+use tracing::debug;
 use wirestate_core::{
     Instant, Machine,
     admission::ConnectionEntry,
@@ -173,6 +173,10 @@ impl ServerTls {
 }
 
 impl ReloadFiles for ServerTls {
+    fn description(&self) -> &'static str {
+        "certificates"
+    }
+
     fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError> {
         let (credentials, not_after) = self.files.credentials()?;
         let tls = self.clone();
@@ -180,7 +184,6 @@ impl ReloadFiles for ServerTls {
             let set = tls.server.set_credentials(credentials);
             set.expect("the configuration of `server_config` is valid");
             tls.not_after.with(|current| *current = not_after);
-            info!("certificates loaded again");
         }))
     }
 }
@@ -291,12 +294,15 @@ impl UpstreamTls {
 }
 
 impl ReloadFiles for UpstreamTls {
+    fn description(&self) -> &'static str {
+        "certificates for the upstream"
+    }
+
     fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError> {
         let (credentials, client) = (self.flags.credentials()?, self.client.clone());
         Ok(Box::new(move || {
             let set = client.set_credentials(credentials);
             set.expect("the configuration of `client_config` is valid");
-            info!("certificates of the upstream loaded again");
         }))
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Waits until the connections have ended, and resets those that are open after `timeout`. `open`
-/// is the number of connections to drain. After a soft stop, waits without limit for a drain first.
+/// is the number of connections to drain. After a soft stop, does nothing.
 pub(super) async fn drain(
     clock: &mut impl Clock,
     table: &ConnectionTable,
@@ -27,12 +27,9 @@ pub(super) async fn drain(
     shutdown: &ShutdownHandle,
     timeout: &Lock<Option<Duration>>,
 ) -> DrainReport {
-    let open = if shutdown.requested() == Shutdown::SoftStop {
-        wait_until_empty_or_drained(table, shutdown).await;
-        table.connections().len()
-    } else {
-        open
-    };
+    if shutdown.requested() == Shutdown::SoftStop {
+        return DrainReport::default();
+    }
     if open > 0 && shutdown.requested() == Shutdown::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
@@ -63,7 +60,8 @@ pub(super) async fn drain(
     DrainReport { drained: open.saturating_sub(aborted), aborted }
 }
 
-async fn wait_until_empty_or_drained(table: &ConnectionTable, shutdown: &ShutdownHandle) {
+/// Waits until the connections have ended, or a drain or an immediate shutdown is requested.
+pub(super) async fn empty_or_drained(table: &ConnectionTable, shutdown: &ShutdownHandle) {
     poll_fn(|cx| {
         if table.poll_empty(cx).is_ready() || shutdown.poll_requested(cx) >= Shutdown::Drain {
             return Poll::Ready(());

@@ -25,7 +25,10 @@ mod drain;
 
 use std::{fmt, future::Future, io, time::Duration, vec::Vec};
 
-use self::{accept::Accepting, drain::drain};
+use self::{
+    accept::Accepting,
+    drain::{drain, empty_or_drained},
+};
 use crate::{
     Instant, Machine,
     admission::{Admitted, ConnectionEntry, ConnectionTable, Limits},
@@ -125,10 +128,21 @@ impl ServerHandle {
         &self.shutdown
     }
 
-    /// Requests that no further connection is accepted. Open connections continue until they end,
-    /// or until [`drain`](Self::drain). The backlog is accepted.
+    /// Requests that no further connection is accepted. [`Server::serve`] accepts the backlog and
+    /// returns. Open connections continue: see [`ended`](Self::ended).
     pub fn soft_stop(&self) {
         self.shutdown.soft_stop();
+    }
+
+    /// Waits, after a soft stop, until all connections have ended. If a [`drain`](Self::drain) or
+    /// an [`abort`](Self::abort) is requested meanwhile, carries it out.
+    pub async fn ended(&self, clock: &mut impl Clock) -> DrainReport {
+        let Self { table, shutdown, drain_timeout } = self;
+        empty_or_drained(table, shutdown).await;
+        let open = table.connections().len();
+        let report = drain(clock, table, open, shutdown, drain_timeout).await;
+        table.log_suppressed();
+        report
     }
 
     /// Requests a graceful shutdown: the backlog is accepted, pending output is flushed, and
@@ -152,7 +166,7 @@ impl Default for ServerHandle {
 
 /// The outcome of a shutdown, for the connections that were open when it was requested, or were
 /// accepted since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DrainReport {
     /// Connections that ended before they were reset.
     pub drained: usize,

@@ -248,6 +248,10 @@ on_every_runtime! {
         a_faulty_configuration_changes_nothing,
         a_configuration_is_checked_without_serving,
         a_replaced_fan_out_serves_its_subscribers_until_they_leave,
+        a_reload_that_waits_delays_nobody,
+        a_refused_reload_returns_the_sockets_that_it_took,
+        a_reload_refuses_a_server_that_is_its_own_upstream,
+        reloads_leave_no_file_open_and_divide_the_open_files,
         a_hangup_reads_the_table_again,
         the_service_manager_is_notified_of_a_reload;
     tls:

@@ -194,6 +194,11 @@ impl Server {
         prlimit(pid, Resource::Nofile, limit).expect("the process is a child")
     }
 
+    /// Returns how many files it has open (proc(5)).
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// Returns how many ends of pipes it has open (proc(5)).
     pub(crate) fn open_pipes(&self) -> usize {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();

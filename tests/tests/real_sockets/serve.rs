@@ -4,17 +4,22 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    os::unix::net::UnixDatagram,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixDatagram, UnixStream},
+    },
     path::PathBuf,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
+    time::Duration,
 };
 
 use rustix::process::Signal;
 
 use crate::{
     logging::with_hangup,
-    process::{Server, TEST_TIMEOUT, eventually, run, text, word_after},
+    process::{Server, TEST_TIMEOUT, eventually, path, run, text, word_after},
     status,
     unix::Folder,
 };
@@ -100,7 +105,7 @@ pub(crate) fn a_reload_changes_servers_and_keeps_their_connections(binary: &str)
     converse(&mut open[1], "b", "2b");
     converse(&mut process.connect("comes"), "b", "4b");
     eventually("the old address is closed", || TcpStream::connect(&old_address).is_err());
-    let mut unix = std::os::unix::net::UnixStream::connect(process.folder.path("moved")).unwrap();
+    let mut unix = UnixStream::connect(process.folder.path("moved")).unwrap();
     unix.write_all(b"b").unwrap();
     let mut reply = [0; 2];
     unix.read_exact(&mut reply).unwrap();
@@ -114,12 +119,12 @@ pub(crate) fn a_reload_changes_servers_and_keeps_their_connections(binary: &str)
     assert_eq!(metrics.matches("# TYPE wirestate_connections_open ").count(), 1);
     assert_eq!(status::get(&process.server, "/readyz").0, 200, "a server was removed on purpose");
 
-    let [moves, goes] = open;
-    drop(goes);
+    let [stays, leaves] = open;
+    drop(leaves);
     let gone = "stopped server=\"goes\" connections=1 ";
     eventually("the removed server has ended", || process.server.logged(gone) == 1);
     assert!(!status::get(&process.server, "/metrics").1.contains("goes"));
-    drop((moves, unix));
+    drop((stays, unix));
     let log = process.server.stop();
     assert!(log.contains("stopped server=\"moves\" connections=2 "), "{log}");
     assert!(log.contains("stopped server=\"comes\" connections=1 "), "{log}");
@@ -228,7 +233,7 @@ pub(crate) fn a_replaced_fan_out_serves_its_subscribers_until_they_leave(binary:
     first.write_all(b"1\n").unwrap();
     let mut line = [0; 2];
     // The subscriber may have come after the message.
-    old.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+    old.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     while old.read_exact(&mut line).is_err() {
         first.write_all(b"1\n").unwrap();
     }
@@ -252,7 +257,128 @@ pub(crate) fn a_replaced_fan_out_serves_its_subscribers_until_they_leave(binary:
     );
     second.write_all(b"4\n").unwrap();
     converse(&mut new, "", "4\n");
-    drop(second);
+
+    // On another address, and then removed: the subscriber stays.
+    let moved = process.folder.address("news");
+    process.load(&configuration(1).replace("127.0.0.1:0", &moved), &moved);
+    let mut third = source.accept().unwrap().0;
+    process.load(&echo("other", "127.0.0.1:0", ""), LOADED);
+    third.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    assert_eq!(third.read(&mut line).unwrap(), 0, "a removed server keeps its upstream");
+    second.write_all(b"5\n").unwrap();
+    converse(&mut new, "", "5\n");
+    drop(new);
+    second.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    assert_eq!(second.read(&mut line).unwrap(), 0, "a moved server keeps its upstream");
+    process.server.stop();
+}
+
+/// A configuration that cannot be read yet delays nothing else.
+pub(crate) fn a_reload_that_waits_delays_nobody(binary: &str) {
+    let process = Process::start("waits", binary, &echo("a", "127.0.0.1:0", "1"), 1);
+    fs::remove_file(&process.file).unwrap();
+    let made = Command::new("mkfifo").arg(&process.file).status().unwrap();
+    assert!(made.success());
+    for _ in 0..10 {
+        process.server.signal(Signal::HUP);
+        converse(&mut process.connect("a"), "x", "1x");
+    }
+    fs::write(&process.file, echo("a", "127.0.0.1:0", "2")).unwrap();
+    eventually("the reload ends", || process.server.logged(LOADED) == 1);
+    converse(&mut process.connect("a"), "x", "2x");
+    // The signals that came meanwhile are one reload, which waits for the next writer.
+    let log = process.server.stop();
+    assert_eq!(log.matches(LOADED).count(), 1, "{log}");
+}
+
+/// Passes standard input as the socket `two`, and executes the program, which keeps the number of
+/// this process.
+const LAUNCHER: &str = r#"
+exec 3<&0 </dev/null
+export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=two
+exec env --default-signal=HUP "$@"
+"#;
+
+pub(crate) fn a_refused_reload_returns_the_sockets_that_it_took(binary: &str) {
+    let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = passed.local_addr().unwrap().to_string();
+    let folder = Folder::new("passed", binary);
+    let file = folder.path("servers.toml");
+    let (first, second) = (echo("a", "127.0.0.1:0", "1"), echo("b", "systemd:two", "2"));
+    fs::write(&file, &first).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", LAUNCHER, "sh"]).arg(path(binary)).args(["serve", "--config"]).arg(&file);
+    command.stdin(OwnedFd::from(passed)).stdout(Stdio::null()).stderr(Stdio::piped());
+    let server = Server::start_command(command);
+    let load = |configuration: &str, expected: &str, count| {
+        fs::write(&file, configuration).unwrap();
+        server.signal(Signal::HUP);
+        eventually(expected, || server.logged(expected) == count);
+    };
+    let taken = echo("c", &server.address, "3");
+    load(&[&*first, &*second, &*taken].concat(), KEPT, 1);
+    for round in 1..=2 {
+        load(&[&*first, &*second].concat(), LOADED, 2 * round - 1);
+        converse(&mut connect(&address), "x", "2x");
+        load(&first, LOADED, 2 * round);
+    }
+    server.stop();
+}
+
+pub(crate) fn a_reload_refuses_a_server_that_is_its_own_upstream(binary: &str) {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let configuration = |upstream: &str| {
+        format!(
+            "[servers.x]\ncommand = \"proxy\"\nlisten = \"127.0.0.1:0\"\n\
+             upstream = \"{upstream}\"\n"
+        )
+    };
+    let good = configuration(&upstream.local_addr().unwrap().to_string());
+    let process = Process::start("itself", binary, &good, 1);
+    let mut client = process.connect("x");
+    let mut relayed = upstream.accept().unwrap().0;
+    let port = process.address("x").rsplit_once(':').unwrap().1.to_owned();
+    let log = process.load(&configuration(&format!("localhost:{port}")), KEPT);
+    assert!(log.contains("is this server itself"), "{log}");
+    client.write_all(b"ab").unwrap();
+    converse(&mut relayed, "c", "ab");
+    converse(&mut client, "", "c");
+    drop((client, relayed));
+    process.server.stop();
+}
+
+pub(crate) fn reloads_leave_no_file_open_and_divide_the_open_files(binary: &str) {
+    let source = TcpListener::bind("127.0.0.1:0").unwrap();
+    let echo = |name| echo(name, "127.0.0.1:0", "");
+    let configuration = |replay: usize, others: &str| {
+        format!(
+            "status = \"127.0.0.1:0\"\n[servers.news]\ncommand = \"fanout-server\"\n\
+             listen = \"127.0.0.1:0\"\nupstream = \"{}\"\nreplay = {replay}\n{others}",
+            source.local_addr().unwrap()
+        )
+    };
+    let process = Process::start("files", binary, &configuration(0, &echo("a")), 2);
+    let limit = || {
+        let name = "wirestate_connections_limit{server=\"a\"} ";
+        let metrics = status::get(&process.server, "/metrics").1;
+        let limit = metrics.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+        limit.unwrap_or_else(|| panic!("no {name:?} in {metrics}"))
+    };
+    let (two, files): (u64, _) = (limit(), || process.server.open_files());
+    let before = files();
+    for replay in 1..=20 {
+        process.load(&configuration(replay, &echo("a")), LOADED);
+    }
+    // Each replaced feed ends its upstream when it finds that it has no subscriber.
+    eventually("no file is left open", || files() <= before + 1);
+
+    let others = ["a", "b", "c", "d", "e", "f"].map(echo).concat();
+    let top = "lame-duck = \"0s\"\n";
+    let log = process.load(&[top, &configuration(20, &others)].concat(), "restart to apply them");
+    assert!(log.contains("the keys at the top of the configuration have changed"), "{log}");
+    eventually("the servers share the open files", || limit() <= two * 2 / 7 + 1 || two == 10_000);
+    process.load(&configuration(20, &echo("a")), "removed=5");
+    eventually("two servers share the open files again", || limit() == two);
     process.server.stop();
 }
 
@@ -271,7 +397,7 @@ pub(crate) fn a_hangup_reads_the_table_again(binary: &str) {
     assert_eq!(search(), "old\n");
     fs::write(&table, r#"{"key": "new"}"#).unwrap();
     server.signal(Signal::HUP);
-    eventually("the table is loaded", || server.logged("table loaded again entries=1") == 1);
+    eventually("the table is loaded", || server.logged("table loaded again") == 1);
     assert_eq!(search(), "new\n");
     server.stop();
 }

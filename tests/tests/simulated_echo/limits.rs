@@ -136,7 +136,12 @@ fn a_soft_stop_accepts_nothing_more_and_open_connections_stay_until_a_drain() {
     scene.world.run_for(seconds(100)).unwrap();
     assert!(talking.take().is_none(), "the soft stop has ended a connection");
     assert_eq!(late.take(), Some(true), "a connection was accepted after the soft stop");
-    let report = scene.end();
+    let (handle, mut clock) = (scene.handle.clone(), client.clock());
+    let ended = scene.server.run(async move { handle.ended(&mut clock).await });
+    scene.world.run_for(seconds(1)).unwrap();
+    assert_eq!((ended.take(), scene.serving.take()), (None, Some(DrainReport::default())));
+    scene.shutdown.drain();
+    let report = scene.world.run_until(&ended).unwrap();
     let talked = talking.take().unwrap();
     assert_eq!((&*talked.bytes, talked.fin), (&b"ab"[..], true));
     assert_eq!(report, DrainReport { drained: 1, aborted: 0 });

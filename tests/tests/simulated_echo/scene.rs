@@ -27,6 +27,7 @@ pub(crate) struct Scene {
     pub(crate) server: Host,
     pub(crate) table: ConnectionTable,
     pub(crate) shutdown: ShutdownHandle,
+    pub(crate) handle: ServerHandle,
     pub(crate) serving: Task<DrainReport>,
 }
 
@@ -54,13 +55,14 @@ impl Scene {
         let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = server.listen("server:7").unwrap();
         let runtime = server.clone();
+        let serving_handle = handle.clone();
         let serving = server.run(async move {
             serve::Server::new(runtime, listener)
-                .with_handle(&handle)
+                .with_handle(&serving_handle)
                 .serve(|_, now| machine(now))
                 .await
         });
-        Self { world, server, table, shutdown, serving }
+        Self { world, server, table, shutdown, handle, serving }
     }
 
     /// Drains the server, and asserts that nothing is left when all tasks have ended.

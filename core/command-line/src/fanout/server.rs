@@ -1,13 +1,13 @@
 //! The command `fanout-server`.
 
 use core::{
-    future::{Future, pending, poll_fn},
+    future::{Future, poll_fn},
     num::NonZeroUsize,
-    slice,
     time::Duration,
 };
 
 use clap::{Args, ValueEnum};
+use tracing::{info, warn};
 use wirestate_core::{
     dial::{Backoff, Dial},
     drive::Clock,
@@ -18,9 +18,8 @@ use wirestate_tls::Client;
 
 use super::{MAX_MESSAGE, message_size};
 use crate::{
-    CommandError, CommandRuntime,
-    self_upstream::{self, SelfUpstreamCheck},
-    server::{self, End, Prepared, Share, Starting},
+    CommandError, CommandRuntime, self_upstream,
+    server::{self, Prepared, Share, Stage, Starting},
     tls,
     values::{self, Timeout},
 };
@@ -166,52 +165,52 @@ pub(crate) fn prepare<R: CommandRuntime>(
         let feed = feed.clone();
         move |_: &_, now| Subscriber::new(&feed, now)
     };
-    Ok(settings.start(flags.listen.clone(), move |starting: &Starting<'_, R>| {
-        let upstream = slice::from_ref(&flags.upstream);
-        let check = SelfUpstreamCheck::start(starting, upstream, &flags.listen)?;
-        let is_replaced = ShutdownHandle::new();
-        let in_use = in_use(starting.runtime.clock(), feed.clone(), is_replaced.clone());
+    let settings = settings.with_upstreams(vec![flags.upstream.clone()]);
+    Ok(settings.start(flags.listen, move |starting: &Starting<'_, R>| {
+        let (runtime, name) = (starting.runtime.clone(), starting.name.cloned());
         let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
             .with_connect_timeout(flags.connect_timeout.0);
-        let (shutdown, dial_shutdown) = (starting.handle.shutdown().clone(), dial.shutdown.clone());
-        let reading =
-            read_upstream(starting.runtime, dial, &feed, upstream_tls.map(|tls| tls.client));
-        starting.runtime.spawn(reading).map_err(CommandError::Spawn)?;
-        let ending = async move {
-            shutdown.unless_requested(in_use).await;
-            dial_shutdown.drain();
-        };
-        starting.runtime.spawn(ending).map_err(CommandError::Spawn)?;
-        Ok(starting.serve(subscriber).on_end(move |end| {
-            if end == End::Replaced {
-                is_replaced.drain();
-                return Ok(());
+        let shutdown = dial.shutdown.clone();
+        let reading = read_upstream(&runtime, dial, &feed, upstream_tls.map(|tls| tls.client));
+        runtime.spawn(reading).map_err(CommandError::Spawn)?;
+        Ok(starting.serve(subscriber).on_end(move |stage| match stage {
+            Stage::Draining => shutdown.drain(),
+            Stage::Retired => {
+                let unused = drain_when_unused(runtime.clock(), feed.clone(), shutdown.clone());
+                if let Err(error) = runtime.spawn(unused) {
+                    warn!(%error, "the upstream of a fan-out without subscribers stays connected");
+                }
             }
-            let counters = feed.counters();
-            tracing::info!(
-                messages = counters.messages_in,
-                upstream_connects = counters.upstream_connects,
-                upstream_failures = counters.upstream_failures,
-                tail_bytes_dropped = counters.tail_bytes_dropped,
-                delivered = counters.delivered,
-                skipped = counters.skipped,
-                lagged = counters.lagged,
-                never_caught_up = counters.never_caught_up,
-                paused = ?counters.paused,
-                paused_waiting = ?counters.paused_waiting,
-                "fan-out ended"
-            );
-            check.finish()
+            Stage::Stopped => {
+                let counters = feed.counters();
+                info!(
+                    server = name.as_deref(),
+                    messages = counters.messages_in,
+                    upstream_connects = counters.upstream_connects,
+                    upstream_failures = counters.upstream_failures,
+                    tail_bytes_dropped = counters.tail_bytes_dropped,
+                    delivered = counters.delivered,
+                    skipped = counters.skipped,
+                    lagged = counters.lagged,
+                    never_caught_up = counters.never_caught_up,
+                    paused = ?counters.paused,
+                    paused_waiting = ?counters.paused_waiting,
+                    "fan-out ended"
+                );
+            }
         }))
     }))
 }
 
-/// Waits until a feed is replaced and its last subscriber has left.
-async fn in_use(mut clock: impl Clock, feed: Feed, is_replaced: ShutdownHandle) {
-    is_replaced.unless_requested(pending::<()>()).await;
-    while feed.counters().subscribers > 0 {
+/// Ends the upstream of a feed that gets no further subscribers, once the last one has left.
+async fn drain_when_unused(mut clock: impl Clock, feed: Feed, shutdown: ShutdownHandle) {
+    loop {
+        // Before the first check, the subscribers in the backlog are accepted.
         let next = clock.now() + CHECK_INTERVAL;
         poll_fn(|cx| clock.poll_until(cx, next)).await;
+        if feed.counters().subscribers == 0 {
+            return shutdown.drain();
+        }
     }
 }
 
@@ -230,4 +229,4 @@ pub(crate) fn read_upstream<R: CommandRuntime>(
 }
 
 /// How often a feed that was replaced is checked for subscribers.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_millis(1500);

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -15,6 +16,7 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+use wirestate_core::{quantity::Size, runtime::unix_path};
 
 use crate::{
     CommandError,
@@ -52,11 +54,20 @@ impl ConfigurationFile {
     /// # Errors
     /// It cannot be read, or is wrong. The error has the line and the column.
     pub(crate) fn load(&self) -> Result<Configuration, CommandError> {
-        let path = &self.path;
-        let read = fs::read_to_string(path);
-        let text =
-            read.map_err(|error| CommandError::ReadConfiguration { path: path.clone(), error })?;
-        parse(&text).map_err(|mistake| mistake.in_file(path, &text))
+        let (path, mut bytes) = (&self.path, Vec::new());
+        fs::File::open(path)
+            .and_then(|file| file.take(MAX_LENGTH + 1).read_to_end(&mut bytes))
+            .map_err(|error| CommandError::ReadConfiguration { path: path.clone(), error })?;
+        if bytes.len() as u64 > MAX_LENGTH {
+            let message = format!("the file is longer than {}", Size(MAX_LENGTH));
+            return Err(Mistake::new(0..0, message).in_file(path, ""));
+        }
+        let text = str::from_utf8(&bytes).map_err(|error| {
+            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let end = valid.len();
+            Mistake::new(end..end, "this byte is not UTF-8").in_file(path, &valid)
+        })?;
+        parse(text).map_err(|mistake| mistake.in_file(path, text))
     }
 }
 
@@ -70,7 +81,7 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
         at: end..end,
         message: "there is no server: add a table [servers.NAME]".into(),
     })?;
-    let (flags, _) = top_flags(&top)?;
+    let (flags, process_words) = top_flags(&top)?;
     let servers_at = servers.span();
     let DeValue::Table(tables) = servers.into_inner() else {
         return Err(Mistake::new(servers_at, "`servers` is a table: [servers.NAME]"));
@@ -79,9 +90,10 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
     let mut listening = BTreeMap::new();
     for (name, table) in &tables {
         let (definition, listen) = server(name, table)?;
-        let is_shared = listen.starts_with("systemd") || listen.ends_with(":0");
+        let is_free = unix_path(&listen).is_none() && listen.ends_with(":0");
         if let Some(other) = listening.insert(listen.clone(), definition.name.clone())
-            && !is_shared
+            && !is_free
+            && listen != "systemd"
         {
             let message = format!("the server `{other}` listens on {listen} as well");
             return Err(Mistake::new(table.span(), message));
@@ -91,7 +103,8 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
     if servers.is_empty() {
         return Err(Mistake::new(servers_at, "there is no server: add a table [servers.NAME]"));
     }
-    Ok(Configuration { process: flags.process, status_tls: Some(flags.tls), servers })
+    let (process, status_tls) = (flags.process, Some(flags.tls));
+    Ok(Configuration { process, status_tls, process_words, servers })
 }
 
 /// The keys at the top, as flags and as words.
@@ -173,20 +186,27 @@ fn words<'a, 'i: 'a, K: AsRef<str> + 'a>(
         let flag = command.get_arguments().find(|flag| flag.get_long() == Some(key));
         let flag = flag.ok_or_else(|| Mistake::new(key_at, unknown_key(command, key)))?;
         let added = words_of_value(key, flag, value)?;
-        // Errors about other flags, which this one needs, are reported for all flags together.
-        if let Err(error) = command.clone().try_get_matches_from(&added)
-            && matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation)
-        {
-            let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-            let message = message(&error).replace(&flag.unwrap_or_default(), key);
-            return Err(Mistake::new(value.span(), message));
+        for (word, at) in added {
+            // Errors about other flags, which this one needs, are reported for all together.
+            if let Err(error) = command.clone().try_get_matches_from([&word])
+                && matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation)
+            {
+                let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+                let message = message(&error).replace(&flag.unwrap_or_default(), key);
+                return Err(Mistake::new(at, message));
+            }
+            words.push(word);
         }
-        words.extend(added);
     }
     Ok(words)
 }
 
-fn words_of_value(key: &str, flag: &Arg, value: &Value<'_>) -> Result<Vec<String>, Mistake> {
+/// The words for a value of a key, and their places.
+fn words_of_value(
+    key: &str,
+    flag: &Arg,
+    value: &Value<'_>,
+) -> Result<Vec<(String, Range<usize>)>, Mistake> {
     let is_switch = matches!(flag.get_action(), ArgAction::SetTrue);
     let is_list = matches!(flag.get_action(), ArgAction::Append);
     let word = |value: &Value<'_>| {
@@ -194,7 +214,8 @@ fn words_of_value(key: &str, flag: &Arg, value: &Value<'_>) -> Result<Vec<String
         let number = number.filter(|number| number.radix() == 10);
         let number = number.map(|number| number.as_str().replace('_', ""));
         let text = text.map(ToOwned::to_owned).or(number).filter(|_| !is_switch);
-        text.map(|text| format!("--{key}={text}")).ok_or_else(|| {
+        let word = text.map(|text| (format!("--{key}={text}"), value.span()));
+        word.ok_or_else(|| {
             let expected = match (is_switch, is_list) {
                 (true, _) => "true or false",
                 (false, true) => "a string, or a list of strings",
@@ -206,7 +227,7 @@ fn words_of_value(key: &str, flag: &Arg, value: &Value<'_>) -> Result<Vec<String
         })
     };
     if let Some(is_on) = value.get_ref().as_bool().filter(|_| is_switch) {
-        return Ok(is_on.then(|| format!("--{key}")).into_iter().collect());
+        return Ok(is_on.then(|| (format!("--{key}"), value.span())).into_iter().collect());
     }
     match value.get_ref().as_array().filter(|_| is_list) {
         Some(values) => values.iter().map(word).collect(),
@@ -268,6 +289,8 @@ impl Mistake {
     }
 }
 
+/// The longest file, in bytes.
+const MAX_LENGTH: u64 = 1024 * 1024;
 /// The longest name of a server, in bytes.
 const MAX_NAME: usize = 64;
 

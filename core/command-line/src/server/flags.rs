@@ -77,7 +77,7 @@ pub(crate) struct ProcessFlags {
 }
 
 /// The share of one server in the open files of its process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
     /// How many servers the process has.
     pub(crate) servers: u64,

@@ -12,7 +12,7 @@ use wirestate_core::shared::Shared;
 pub(super) use self::{
     command::{ServerCommand, SingleServer},
     flags::{CommonFlags, Flags, ProcessFlags, Share, idle_timeout},
-    prepared::{ConnectFn, End, Prepared, ReloadFiles, ServerSettings, Serving, Starting, task},
+    prepared::{ConnectFn, Prepared, ReloadFiles, ServerSettings, Serving, Stage, Starting, task},
     process::run,
 };
 use crate::{
@@ -34,6 +34,8 @@ pub(crate) struct Configuration {
     pub(crate) process: ProcessFlags,
     /// The TLS of the status; `None`: that of the server.
     pub(crate) status_tls: Option<ServerTlsFlags>,
+    /// The flags of the process, as a command line.
+    pub(crate) process_words: Vec<String>,
     /// At least one.
     pub(crate) servers: Vec<Definition>,
 }
@@ -63,7 +65,12 @@ impl Source {
             Self::Command(server) => {
                 let SingleServer { name, command, process } = (**server).clone();
                 let definition = Definition { name: name.into(), command, words: Vec::new() };
-                Ok(Configuration { process, status_tls: None, servers: vec![definition] })
+                Ok(Configuration {
+                    process,
+                    status_tls: None,
+                    process_words: Vec::new(),
+                    servers: vec![definition],
+                })
             }
         }
     }

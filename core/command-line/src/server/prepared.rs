@@ -32,6 +32,8 @@ type StartFn<R> = dyn FnOnce(&Starting<'_, R>) -> Result<Serving<R>, CommandErro
 pub(crate) struct Starting<'a, R> {
     pub(crate) runtime: &'a R,
     pub(crate) settings: &'a ServerSettings,
+    /// The server's name, if the process has several.
+    pub(crate) name: Option<&'a Shared<str>>,
     pub(crate) handle: &'a ServerHandle,
     pub(crate) addresses: &'a [Address],
 }
@@ -42,8 +44,8 @@ pub(crate) struct Serving<R: Runtime> {
     pub(super) on_end: EndFn,
 }
 
-/// Is called once no further connection comes.
-pub(super) type EndFn = Box<dyn FnOnce(End) -> Result<(), CommandError> + Send>;
+/// Is called at each [`Stage`] of a server's end.
+pub(super) type EndFn = Box<dyn FnMut(Stage) + Send>;
 
 /// Makes the task of a connection that was admitted.
 pub(crate) type ConnectFn<R> =
@@ -51,13 +53,15 @@ pub(crate) type ConnectFn<R> =
 /// The task of a connection.
 pub(crate) type ConnectionTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Why a [`Serving`] gets no further connections.
+/// A stage of the end of a [`Serving`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The server has ended.
+pub(crate) enum Stage {
+    /// After a second at most, no further connection comes. The open ones continue.
+    Retired,
+    /// The connections are drained.
+    Draining,
+    /// The server has ended, and was not replaced.
     Stopped,
-    /// Another one serves the connections from now on. The open ones continue.
-    Replaced,
 }
 
 /// The settings of a server, apart from those of its protocol.
@@ -70,10 +74,15 @@ pub(crate) struct ServerSettings {
     pub(super) reserved_files: u64,
     pub(super) metrics: ServerMetrics,
     pub(super) files: Vec<Shared<dyn ReloadFiles>>,
+    /// The addresses that the server connects to.
+    pub(super) upstreams: Vec<String>,
 }
 
 /// Files that a server has read, and can read again.
 pub(crate) trait ReloadFiles: Send + Sync {
+    /// What they are, for the log.
+    fn description(&self) -> &'static str;
+
     /// Reads and checks the files. The function that is returned puts them to use.
     ///
     /// # Errors
@@ -96,6 +105,7 @@ impl ServerSettings {
             reserved_files: 0,
             metrics: ServerMetrics::default(),
             files: Vec::new(),
+            upstreams: Vec::new(),
         };
         match tls {
             None => settings,
@@ -107,6 +117,11 @@ impl ServerSettings {
     pub(crate) fn with_metrics(mut self, metrics: impl MetricsSource) -> Self {
         self.metrics.sources.push(Shared::new(metrics));
         self
+    }
+
+    /// Sets the addresses that the server connects to. None of them may be the server itself.
+    pub(crate) fn with_upstreams(self, upstreams: Vec<String>) -> Self {
+        Self { upstreams, ..self }
     }
 
     /// Adds files that a reload reads again.
@@ -195,14 +210,11 @@ pub(crate) fn task(mut future: impl Future + Unpin + Send + 'static) -> Connecti
 
 impl<R: Runtime> Serving<R> {
     pub(crate) fn new(connect: Box<ConnectFn<R>>) -> Self {
-        Self { connect, on_end: Box::new(|_| Ok(())) }
+        Self { connect, on_end: Box::new(|_| {}) }
     }
 
-    /// Calls `on_end` once no further connection comes.
-    pub(crate) fn on_end(
-        self,
-        on_end: impl FnOnce(End) -> Result<(), CommandError> + Send + 'static,
-    ) -> Self {
+    /// Calls `on_end` at each stage of the end.
+    pub(crate) fn on_end(self, on_end: impl FnMut(Stage) + Send + 'static) -> Self {
         Self { on_end: Box::new(on_end), ..self }
     }
 }

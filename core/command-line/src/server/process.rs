@@ -11,7 +11,7 @@ use std::io;
 
 use tracing::{error, info, warn};
 use wirestate_core::{
-    drive::{Clock as _, Source as _},
+    drive::{self, Clock as _},
     runtime::{Address, unix_path},
     serve::{DrainReport, Server, ServerHandle},
     shared::{Lock, Shared},
@@ -20,14 +20,14 @@ use wirestate_core::{
 };
 
 use super::{
-    Definition, ProcessFlags, Source,
-    prepared::{ConnectFn, End, EndFn, Prepared, ReloadFiles, Serving, Starting},
-    reload::{self, Change, CurrentServer, Plan},
+    Definition, ProcessFlags, Share, Source,
+    prepared::{ConnectFn, EndFn, Prepared, ReloadFiles, Serving, Stage, Starting},
+    reload::{self, Change, Current, CurrentServer, LoadedFiles, Plan},
 };
 use crate::{
     CommandError, CommandRuntime, ServerContext,
     join::join,
-    log,
+    log, self_upstream,
     signals::handle_signals,
     standard_error::LogMetrics,
     systemd::{self, InheritedSockets, SocketSelector},
@@ -63,15 +63,15 @@ pub(crate) async fn run<R: CommandRuntime>(
     let hangup = handle_signals(runtime, shutdown.clone(), readiness, flags.lame_duck)?;
     // A signal also ends the wait for a resolver that does not answer.
     let binding = async {
-        let mut bound = Vec::new();
+        let (mut bound, sockets) = (Vec::new(), &context.sockets);
         for (definition, prepared) in prepared {
-            let server = bind(runtime, &prepared.listen, &context.sockets).await?;
+            let server = bind(runtime, &prepared.listen, &definition.name, sockets).await?;
             bound.push((definition, prepared, server));
         }
         let status = match status {
             None => None,
             Some((address, status)) => {
-                Some((bind(runtime, address, &context.sockets).await?, status))
+                Some((bind(runtime, address, &STATUS.into(), sockets).await?, status))
             }
         };
         Ok((bound, status))
@@ -86,11 +86,21 @@ pub(crate) async fn run<R: CommandRuntime>(
             log::report_status(&context.log, &address, status_tls.is_some());
         }
     }
-    let mut process = Process::new(runtime, source, context, services);
-    process.status_tls.clone_from(&status_tls);
+    let mut process = Process {
+        runtime,
+        source,
+        context,
+        servers: Vec::new(),
+        services,
+        share,
+        words: configuration.process_words,
+        status_tls: status_tls.clone(),
+        failure: None,
+    };
     for (definition, prepared, server) in bound {
         process.add(definition, prepared, server)?;
     }
+    process.check_upstreams()?;
     process.show_services();
     systemd::notify_ready();
     systemd::keep_watchdog(runtime)?;
@@ -114,6 +124,10 @@ struct Process<'a, R: CommandRuntime> {
     servers: Vec<Running<R>>,
     /// The servers that the status shows.
     services: Services,
+    /// The share of each server in the open files.
+    share: Share,
+    /// The flags of the process.
+    words: Vec<String>,
     /// The TLS of the status. Its files are loaded again with those of the servers.
     status_tls: Option<ServerTls>,
     /// The first failure of a server that has ended.
@@ -127,13 +141,16 @@ struct Running<R: CommandRuntime> {
     listen: String,
     addresses: Vec<Address>,
     handle: ServerHandle,
+    upstreams: Vec<String>,
     metrics: Shared<dyn MetricsSource>,
     files: Vec<Shared<dyn ReloadFiles>>,
     /// Serves the connections from now on.
     connect: Shared<Lock<Box<ConnectFn<R>>>>,
     on_end: EndFn,
-    accepting: Pin<Box<dyn Future<Output = DrainReport> + Send>>,
+    /// Accepts connections and, unless the server moves, waits for their end.
+    serving: Pin<Box<dyn Future<Output = DrainReport> + Send>>,
     state: State,
+    failure: Shared<Lock<Option<CommandError>>>,
 }
 
 /// What a [`Running`] server does.
@@ -141,23 +158,16 @@ struct Running<R: CommandRuntime> {
 enum State {
     /// It accepts connections.
     Current,
-    /// It was removed from the configuration. Its connections continue.
+    /// It was removed from the configuration, and accepts the backlog.
     Removed,
+    /// It was removed, and its connections continue.
+    Ending,
     /// Another server with the same table of connections listens in its place, on another address.
+    /// This one accepts the backlog.
     Moved,
 }
 
 impl<'a, R: CommandRuntime> Process<'a, R> {
-    fn new(
-        runtime: &'a R,
-        source: &'a Source,
-        context: &'a ServerContext,
-        services: Services,
-    ) -> Self {
-        let servers = Vec::new();
-        Self { runtime, source, context, servers, services, status_tls: None, failure: None }
-    }
-
     /// Starts a server that listens. If a server of that name was removed, or moves, the new one
     /// has its table of connections.
     fn add(
@@ -173,26 +183,26 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let handle = match earlier {
             None => ServerHandle::new(settings.config.clone().with_name(definition.name.clone())),
             Some(earlier) => {
-                earlier.state = State::Moved;
-                earlier.handle.soft_stop();
+                earlier.retire(State::Moved);
                 earlier.handle.reconfigure(&settings.config);
                 earlier.handle.clone().with_shutdown(ShutdownHandle::new())
             }
         };
         let addresses = addresses(&server)?;
-        let shown_name = self.source.has_names().then_some(&*definition.name);
+        let name = self.source.has_names().then_some(&definition.name);
         for address in &addresses {
-            log::report_ready(&self.context.log, address, shown_name);
+            log::report_ready(&self.context.log, address, name.map(|name| &**name));
         }
         let starting = Starting {
             runtime: self.runtime,
             settings: &settings,
+            name,
             handle: &handle,
             addresses: &addresses,
         };
         let Serving { connect, on_end } = start(&starting)?;
         let connect = Shared::new(Lock::new(connect));
-        let accepting = {
+        let serving = {
             let connect = connect.clone();
             let server = server.with_handle(&handle);
             server.accept(move |socket, admitted, clock| {
@@ -204,13 +214,35 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             listen,
             addresses,
             handle,
+            upstreams: settings.upstreams,
             metrics: Shared::new(settings.metrics),
             files: settings.files,
             connect,
             on_end,
-            accepting: Box::pin(accepting),
+            serving: Box::pin(serving),
             state: State::Current,
+            failure: Shared::default(),
         });
+        Ok(())
+    }
+
+    /// Checks in the background that no server is its own upstream, and ends it otherwise.
+    fn check_upstreams(&self) -> Result<(), CommandError> {
+        for running in &self.servers {
+            let (runtime, upstreams) = (self.runtime.clone(), running.upstreams.clone());
+            let (listen, own) = (running.listen.clone(), running.addresses.clone());
+            let (handle, failure) = (running.handle.clone(), running.failure.clone());
+            let check = async move {
+                let found = self_upstream::find(&runtime, &upstreams, &listen, &own).await;
+                if let Err(error) = found {
+                    failure.with(|failure| *failure = Some(error));
+                    handle.abort();
+                }
+            };
+            if !running.upstreams.is_empty() {
+                self.runtime.spawn(check).map_err(CommandError::Spawn)?;
+            }
+        }
         Ok(())
     }
 
@@ -221,12 +253,18 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         mut hangup: Option<R::Socket>,
     ) -> Result<(), CommandError> {
         let mut loading: Option<Pin<Box<dyn Future<Output = _> + Send>>> = None;
+        let mut is_draining = false;
         poll_fn(|cx| {
-            match shutdown.poll_requested(cx) {
-                Shutdown::None | Shutdown::SoftStop => {}
-                Shutdown::Drain => self.servers.iter().for_each(|running| running.handle.drain()),
-                Shutdown::Immediate => {
-                    self.servers.iter().for_each(|running| running.handle.abort());
+            let requested = shutdown.poll_requested(cx);
+            if requested > Shutdown::None {
+                // Nothing new starts.
+                loading = None;
+                hangup = None;
+            }
+            if requested >= Shutdown::Drain && !mem::replace(&mut is_draining, true) {
+                for running in &mut self.servers {
+                    (running.on_end)(Stage::Draining);
+                    running.handle.drain();
                 }
             }
             loop {
@@ -235,16 +273,9 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
                     loading = None;
                     self.load(plan);
                 }
-                // Nothing new starts during a drain.
-                if shutdown.requested() >= Shutdown::Drain {
+                if !hangup.as_mut().is_some_and(|socket| take_bytes(socket, cx)) {
                     break;
                 }
-                let mut has_byte =
-                    |socket: &mut R::Socket| socket.poll_read(cx, &mut [0]).is_ready();
-                if !hangup.as_mut().is_some_and(&mut has_byte) {
-                    break;
-                }
-                systemd::notify_reloading();
                 loading = Some(Box::pin(self.plan()));
             }
             self.poll_servers(cx)
@@ -255,53 +286,81 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
 
     /// Reads the configuration again, and prepares what it changes.
     fn plan(&self) -> impl Future<Output = Result<Plan<R>, CommandError>> + use<'a, R> {
-        let current = self.servers.iter().filter(|running| running.state == State::Current);
-        let current = current.map(|running| CurrentServer {
+        let servers = self.current().map(|running| CurrentServer {
             name: running.definition.name.clone(),
             words: running.definition.words.clone(),
             listen: running.listen.clone(),
+            addresses: running.addresses.clone(),
             files: running.files.clone(),
         });
-        let current = current.collect();
-        reload::plan(self.runtime, self.source, self.context, current, self.status_tls.clone())
+        let current = Current {
+            servers: servers.collect(),
+            share: self.share,
+            process_words: self.words.clone(),
+            status_tls: self.status_tls.clone(),
+        };
+        reload::plan(self.runtime, self.source, self.context, current)
+    }
+
+    fn current(&self) -> impl Iterator<Item = &Running<R>> {
+        self.servers.iter().filter(|running| running.state == State::Current)
     }
 
     /// Carries a plan out. Everything that depends on files has succeeded.
     fn load(&mut self, plan: Result<Plan<R>, CommandError>) {
         match plan {
             Err(error) => warn!("SIGHUP: {error}; the configuration in use stays"),
-            Ok(Plan { files, changes, removed }) => {
-                if self.source.has_names() {
-                    let (changed, removed) = (changes.len(), removed.len());
-                    info!(changed, removed, "configuration loaded again");
-                } else if files.is_empty() {
-                    info!("SIGHUP: there is nothing to load again");
-                }
-                for put_to_use in files {
-                    put_to_use();
-                }
-                for running in &mut self.servers {
-                    if removed.contains(&running.definition.name) {
-                        running.handle.soft_stop();
-                        running.state = State::Removed;
-                    }
-                }
-                for change in changes {
-                    let name = change.name();
-                    let changed = match change {
-                        Change::Replace(definition, prepared) => self.replace(definition, prepared),
-                        Change::Listen(definition, prepared, server) => {
-                            self.add(definition, prepared, server)
-                        }
-                    };
-                    if let Err(error) = changed {
-                        error!(server = &*name, "{error}");
-                    }
-                }
-                self.show_services();
+            Ok(plan) => self.carry_out(plan),
+        }
+        let sockets = &self.context.sockets;
+        let inheriting =
+            self.current().filter(|running| SocketSelector::parse(&running.listen).is_some());
+        let names = inheriting.map(|running| running.definition.name.clone());
+        sockets.keep_for(&names.chain([STATUS.into()]).collect::<Vec<_>>());
+        systemd::notify_loaded();
+    }
+
+    fn carry_out(&mut self, plan: Plan<R>) {
+        let Plan { files, changes, limits, removed, process_differs } = plan;
+        let has_names = self.source.has_names();
+        if has_names {
+            let (changed, removed) = (changes.len(), removed.len());
+            info!(changed, removed, "configuration loaded again");
+        } else if files.is_empty() {
+            info!("SIGHUP: there is nothing to load again");
+        }
+        if process_differs {
+            warn!("the keys at the top of the configuration have changed: restart to apply them");
+        }
+        for LoadedFiles { server, description, put_to_use } in files {
+            put_to_use();
+            info!(server = has_names.then_some(&*server), "{description} loaded again");
+        }
+        for running in &mut self.servers {
+            let name = &running.definition.name;
+            if running.state != State::Current {
+                continue;
+            }
+            if removed.contains(name) {
+                running.retire(State::Removed);
+            } else if let Some((_, config)) = limits.iter().find(|(other, _)| other == name) {
+                running.handle.reconfigure(config);
             }
         }
-        systemd::notify_ready();
+        for change in changes {
+            let name = change.name();
+            let changed = match change {
+                Change::Replace(definition, prepared) => self.replace(definition, prepared),
+                Change::Listen(definition, prepared, server) => {
+                    self.add(definition, prepared, server)
+                }
+            };
+            if let Err(error) = changed {
+                error!(server = &*name, "{error}");
+            }
+        }
+        self.share.servers = self.current().count() as u64;
+        self.show_services();
     }
 
     /// Serves the connections of a server in another way from now on.
@@ -319,6 +378,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let starting = Starting {
             runtime: self.runtime,
             settings: &settings,
+            name: Some(&definition.name),
             handle: &running.handle,
             addresses: &running.addresses,
         };
@@ -327,21 +387,29 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         running.connect.with(|current| *current = connect);
         running.metrics = Shared::new(settings.metrics);
         running.files = settings.files;
+        running.upstreams = settings.upstreams;
         running.definition = definition;
-        mem::replace(&mut running.on_end, on_end)(End::Replaced)
+        mem::replace(&mut running.on_end, on_end)(Stage::Retired);
+        Ok(())
     }
 
     /// Polls all servers. Ready when all have ended.
     fn poll_servers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut index = 0;
         while let Some(running) = self.servers.get_mut(index) {
-            let Poll::Ready(report) = running.accepting.as_mut().poll(cx) else {
+            let Poll::Ready(report) = running.serving.as_mut().poll(cx) else {
                 index += 1;
                 continue;
             };
+            if running.state == State::Removed {
+                running.state = State::Ending;
+                let (handle, mut clock) = (running.handle.clone(), self.runtime.clock());
+                running.serving = Box::pin(async move { handle.ended(&mut clock).await });
+                continue;
+            }
             let running = self.servers.remove(index);
             let name = running.definition.name.clone();
-            if let Err(error) = running.end(report, self.source.has_names()) {
+            if let Some(error) = running.end(report, self.source.has_names()) {
                 if !self.servers.is_empty() {
                     error!(server = &*name, "{error}");
                 }
@@ -363,12 +431,19 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
 }
 
 impl<R: CommandRuntime> Running<R> {
-    /// Logs the end of the server, with its name if `is_named`.
-    fn end(self, report: DrainReport, is_named: bool) -> Result<(), CommandError> {
+    /// Stops accepting, for the reason that `state` says.
+    fn retire(&mut self, state: State) {
+        self.state = state;
+        self.handle.soft_stop();
+        (self.on_end)(Stage::Retired);
+    }
+
+    /// Logs the end of the server, with its name if `is_named`. Returns why it has failed.
+    fn end(mut self, report: DrainReport, is_named: bool) -> Option<CommandError> {
         if self.state == State::Moved {
-            return (self.on_end)(End::Replaced);
+            return None;
         }
-        let result = (self.on_end)(End::Stopped);
+        (self.on_end)(Stage::Stopped);
         let totals = self.handle.table().totals();
         info!(
             server = is_named.then_some(&*self.definition.name),
@@ -380,8 +455,17 @@ impl<R: CommandRuntime> Running<R> {
             sent = totals.bytes_sent,
             "stopped"
         );
-        result
+        self.failure.with(Option::take)
     }
+}
+
+/// Takes all bytes that have arrived. Returns whether there were any.
+fn take_bytes(socket: &mut impl drive::Source, cx: &mut Context<'_>) -> bool {
+    let mut has_bytes = false;
+    while let Poll::Ready(Ok(1..)) = socket.poll_read(cx, &mut [0; 64]) {
+        has_bytes = true;
+    }
+    has_bytes
 }
 
 fn status_server<R: CommandRuntime>(
@@ -411,14 +495,15 @@ async fn serve_status<R: CommandRuntime>(
     server.serve(|entry, now| tls.machine(status.machine(now), entry, now)).await
 }
 
-/// Listens on `address`.
+/// Listens on `address`. `user` is the name of the server.
 pub(super) async fn bind<R: CommandRuntime>(
     runtime: &R,
     address: &str,
+    user: &Shared<str>,
     sockets: &InheritedSockets,
 ) -> Result<Server<R>, CommandError> {
     let server = match SocketSelector::parse(address) {
-        Some(selector) => sockets.take(selector).and_then(|sockets| {
+        Some(selector) => sockets.take(selector, user).and_then(|sockets| {
             let mut listeners = sockets.into_iter().map(|socket| runtime.listen_inherited(socket));
             let first = listeners.next().expect("`take` returns at least one")?;
             let server = Server::new(runtime.clone(), first);
@@ -430,7 +515,12 @@ pub(super) async fn bind<R: CommandRuntime>(
 }
 
 /// The addresses that a server listens on.
-fn addresses<R: CommandRuntime>(server: &Server<R>) -> Result<Vec<Address>, CommandError> {
+pub(super) fn addresses<R: CommandRuntime>(
+    server: &Server<R>,
+) -> Result<Vec<Address>, CommandError> {
     let failed = |error| CommandError::Listen { address: "a socket".into(), error };
     server.addresses().map_err(failed)
 }
+
+/// The name of the status where servers have theirs.
+const STATUS: &str = "status";

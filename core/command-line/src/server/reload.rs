@@ -1,17 +1,38 @@
-//! Loading the configuration again: reads and checks everything before anything changes.
+//! Loading files again: reads and checks everything before anything changes.
 
-use wirestate_core::{serve::Server, shared::Shared};
+use core::time::Duration;
+use std::thread;
 
-use super::{Definition, Prepared, ReloadFiles, Source, process::bind};
-use crate::{CommandError, CommandRuntime, ServerContext, tls::ServerTls};
+use wirestate_core::{
+    runtime::{Address, within},
+    serve::{Config, Server},
+    shared::{Shared, promise},
+};
 
-/// The changes that make a process serve another configuration.
+use super::{
+    Definition, Prepared, ReloadFiles, Share, Source,
+    process::{addresses, bind},
+};
+use crate::{CommandError, CommandRuntime, ServerContext, self_upstream, systemd, tls::ServerTls};
+
+/// What changes.
 pub(super) struct Plan<R: CommandRuntime> {
-    /// Put the files of servers to use that do not change otherwise.
-    pub(super) files: Vec<Box<dyn FnOnce() + Send>>,
+    /// The files of servers that do not change otherwise, and of the status.
+    pub(super) files: Vec<LoadedFiles>,
     pub(super) changes: Vec<Change<R>>,
+    /// Servers that are unchanged, with the limits of their new share in the open files.
+    pub(super) limits: Vec<(Shared<str>, Config)>,
     /// The names of servers that the configuration no longer has.
     pub(super) removed: Vec<Shared<str>>,
+    /// The configuration has other flags for the process, which apply from the next start on.
+    pub(super) process_differs: bool,
+}
+
+/// Files that were read.
+pub(super) struct LoadedFiles {
+    pub(super) server: Shared<str>,
+    pub(super) description: &'static str,
+    pub(super) put_to_use: Box<dyn FnOnce() + Send>,
 }
 
 /// A server that changes.
@@ -22,12 +43,31 @@ pub(super) enum Change<R: CommandRuntime> {
     Listen(Definition, Prepared<R>, Server<R>),
 }
 
+/// What the process serves.
+pub(super) struct Current {
+    pub(super) servers: Vec<CurrentServer>,
+    pub(super) share: Share,
+    pub(super) process_words: Vec<String>,
+    pub(super) status_tls: Option<ServerTls>,
+}
+
 /// A server that is running.
 pub(super) struct CurrentServer {
     pub(super) name: Shared<str>,
     pub(super) words: Vec<String>,
     pub(super) listen: String,
+    pub(super) addresses: Vec<Address>,
     pub(super) files: Vec<Shared<dyn ReloadFiles>>,
+}
+
+/// What the files say.
+struct Contents<R: CommandRuntime> {
+    /// With the addresses of a server that stays on them.
+    changes: Vec<(Definition, Prepared<R>, Option<Vec<Address>>)>,
+    files: Vec<LoadedFiles>,
+    limits: Vec<(Shared<str>, Config)>,
+    removed: Vec<Shared<str>>,
+    process_differs: bool,
 }
 
 impl<R: CommandRuntime> Change<R> {
@@ -38,7 +78,8 @@ impl<R: CommandRuntime> Change<R> {
     }
 }
 
-/// Reads the configuration and all files, and listens on new addresses.
+/// Reads the configuration and all files, and listens on new addresses. The files are read on a
+/// thread, because a read can take long, for example from a network.
 ///
 /// # Errors
 /// Something fails. Nothing has changed then.
@@ -46,41 +87,79 @@ pub(super) async fn plan<R: CommandRuntime>(
     runtime: &R,
     source: &Source,
     context: &ServerContext,
-    current: Vec<CurrentServer>,
-    status_tls: Option<ServerTls>,
+    current: Current,
 ) -> Result<Plan<R>, CommandError> {
-    let configuration = source.load()?;
-    let share = configuration.share();
-    let is_kept = |name: &Shared<str>| configuration.servers.iter().any(|kept| kept.name == *name);
-    let removed =
-        current.iter().map(|server| server.name.clone()).filter(|name| !is_kept(name)).collect();
-    let (mut files, mut prepared) = (Vec::new(), Vec::new());
-    if let Some(tls) = status_tls {
-        files.push(tls.read()?);
-    }
-    for definition in configuration.servers {
-        let earlier = current.iter().find(|server| server.name == definition.name);
-        match earlier {
-            Some(earlier) if earlier.words == definition.words => {
-                for file in &earlier.files {
-                    files.push(file.read()?);
-                }
-            }
-            Some(_) | None => {
-                let server = definition.prepare(runtime, share)?;
-                let stays = earlier.is_some_and(|earlier| earlier.listen == server.listen);
-                prepared.push((definition, server, stays));
-            }
-        }
-    }
-    let mut changes = Vec::new();
-    for (definition, server, stays) in prepared {
-        changes.push(if stays {
-            Change::Replace(definition, server)
+    let (promise, contents) = promise();
+    let (reading_runtime, source) = (runtime.clone(), source.clone());
+    let read = move || {
+        systemd::notify_reloading();
+        // If it is no longer wanted, the process ends.
+        let _ = promise.fulfil(read(&reading_runtime, &source, &current));
+    };
+    thread::Builder::new().name("reload".into()).spawn(read).map_err(CommandError::Spawn)?;
+    let Contents { changes: contents, files, limits, removed, process_differs } = contents.await?;
+    let (mut changes, mut clock) = (Vec::new(), runtime.clock());
+    for (definition, server, stays_on) in contents {
+        let mut listening = None;
+        let own = if let Some(addresses) = stays_on {
+            addresses
         } else {
-            let listening = bind(runtime, &server.listen, &context.sockets).await?;
-            Change::Listen(definition, server, listening)
+            let sockets = &context.sockets;
+            let server = bind(runtime, &server.listen, &definition.name, sockets).await?;
+            addresses(listening.insert(server))?
+        };
+        let check = self_upstream::find(runtime, &server.settings.upstreams, &server.listen, &own);
+        // Without an answer, the proxy detects its own connections.
+        if let Ok(Err(error)) = within(&mut clock, Some(RESOLVE_TIMEOUT), check).await {
+            return Err(error);
+        }
+        changes.push(match listening {
+            None => Change::Replace(definition, server),
+            Some(listening) => Change::Listen(definition, server, listening),
         });
     }
-    Ok(Plan { files, changes, removed })
+    Ok(Plan { files, changes, limits, removed, process_differs })
 }
+
+fn read<R: CommandRuntime>(
+    runtime: &R,
+    source: &Source,
+    current: &Current,
+) -> Result<Contents<R>, CommandError> {
+    let configuration = source.load()?;
+    let share = Share { servers: configuration.servers.len() as u64, ..current.share };
+    let is_kept = |name: &Shared<str>| configuration.servers.iter().any(|kept| kept.name == *name);
+    let names = current.servers.iter().map(|server| server.name.clone());
+    let removed = names.filter(|name| !is_kept(name)).collect();
+    let process_differs = configuration.process_words != current.process_words;
+    let (mut changes, mut files, mut limits) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(tls) = current.status_tls.as_ref().filter(|_| !process_differs) {
+        files.push(read_files(&"status".into(), tls)?);
+    }
+    for definition in configuration.servers {
+        let earlier = current.servers.iter().find(|server| server.name == definition.name);
+        let unchanged = earlier.filter(|earlier| earlier.words == definition.words);
+        if let Some(unchanged) = unchanged {
+            for file in &unchanged.files {
+                files.push(read_files(&definition.name, &**file)?);
+            }
+            if share != current.share {
+                let server = definition.prepare(runtime, share)?;
+                limits.push((definition.name, server.settings.config));
+            }
+        } else {
+            let server = definition.prepare(runtime, share)?;
+            let stays_on = earlier.filter(|earlier| earlier.listen == server.listen);
+            changes.push((definition, server, stays_on.map(|earlier| earlier.addresses.clone())));
+        }
+    }
+    Ok(Contents { changes, files, limits, removed, process_differs })
+}
+
+fn read_files(server: &Shared<str>, files: &dyn ReloadFiles) -> Result<LoadedFiles, CommandError> {
+    let (server, description) = (server.clone(), files.description());
+    Ok(LoadedFiles { server, description, put_to_use: files.read()? })
+}
+
+/// How long the host names of a server's upstreams may take to be resolved.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
