@@ -40,7 +40,7 @@ pub(super) fn sections(program: &str, command: &str) -> Vec<Section> {
         ]),
     }];
     if is_server {
-        sections.push(Section { title: SIGNALS, entries: own(&signals::HELP) });
+        sections.push(Section { title: "Signals", entries: own(&signals::HELP) });
     }
     let service_manager = if is_server { SERVICE_MANAGER } else { &[] };
     let environment = own(&[ENVIRONMENT, service_manager].concat());
@@ -63,8 +63,6 @@ pub(super) fn text(sections: &[Section], styles: &Styles) -> StyledStr {
     text.trim_end().to_owned().into()
 }
 
-/// The title of the section on signals, which servers have.
-pub(super) const SIGNALS: &str = "Signals";
 /// Stands for the variables of flags.
 pub(super) const VARIABLES: &str = "WIRESTATE_…";
 /// Stands for the binary's name in texts about commands.

@@ -71,7 +71,8 @@ fn page(program: &str, all: &clap::Command, command: &clap::Command) -> io::Resu
     }
     let name = if is_program { "" } else { command.get_name() };
     let sections = help::sections(program, name);
-    let is_server = sections.iter().any(|section| section.title == help::SIGNALS);
+    let mut terms = sections.iter().flat_map(|section| &section.entries).map(|(term, _)| term);
+    let inherits_sockets = terms.any(|term| term.starts_with("LISTEN_FDS"));
     let mut end = Roff::new();
     for Section { title, entries } in sections {
         end.control("SH", [title.to_uppercase().as_str()]);
@@ -84,7 +85,7 @@ fn page(program: &str, all: &clap::Command, command: &clap::Command) -> io::Resu
             end.text([roman(explanation)]);
         }
     }
-    end.control("SH", ["SEE ALSO"]).text(see_also(all, command, is_server));
+    end.control("SH", ["SEE ALSO"]).text(see_also(all, command, inherits_sockets));
     end.to_writer(&mut text)?;
     // Values of a flag follow two line breaks, of which an empty line ignores one.
     Ok(String::from_utf8_lossy(&text).replace("\n.br\n\n.br\n", "\n.br\n").into())
@@ -145,7 +146,8 @@ fn variables(roff: &mut Roff, command: &clap::Command) {
 }
 
 /// The pages of related commands: of the program, and of commands whose names begin alike.
-fn see_also(all: &clap::Command, command: &clap::Command, is_server: bool) -> Vec<Inline> {
+/// Also that of systemd's sockets if it `inherits_sockets`.
+fn see_also(all: &clap::Command, command: &clap::Command, inherits_sockets: bool) -> Vec<Inline> {
     let family = |command: &clap::Command| command.get_name().split('-').next().map(str::to_owned);
     let is_program = title(command) == title(all);
     let related = all.get_subcommands().filter(|other| {
@@ -153,7 +155,7 @@ fn see_also(all: &clap::Command, command: &clap::Command, is_server: bool) -> Ve
     });
     let program = Some(all).filter(|_| !is_program);
     let pages = program.into_iter().chain(related).map(|command| (title(command), "1"));
-    let service_manager = is_server.then_some(("systemd.socket", "5"));
+    let service_manager = inherits_sockets.then_some(("systemd.socket", "5"));
     let mut line = Vec::new();
     for (title, section) in pages.chain(service_manager) {
         let separator = if line.is_empty() { "" } else { ", " };
