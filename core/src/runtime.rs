@@ -22,6 +22,7 @@ use crate::{
     admission::Peer,
     drive::{Clock, Sink, Source},
     listen::listen,
+    quantity::Time,
     serve::Server,
 };
 
@@ -243,19 +244,49 @@ pub async fn connect_within<R: Runtime>(
     address: &str,
     limit: Option<Duration>,
 ) -> io::Result<R::Socket> {
-    within(&mut runtime.clock(), limit, runtime.connect(address)).await.unwrap_or_else(|limit| {
-        let message = format!("no answer within {:?}", to_millis(limit));
+    connect_retrying(runtime, address, limit, Duration::ZERO).await
+}
+
+/// As [`connect_within`], but while no socket listens at `address`, it tries again for `retry_for`,
+/// and at most for `limit`. For a client that may be started before its server.
+///
+/// It pauses between attempts: 5 ms, doubling to 100 ms. Only these errors are retried: a refused
+/// connection (`ECONNREFUSED`), and a Unix socket whose file does not exist (`ENOENT`; unix(7)).
+///
+/// # Errors
+/// As [`connect_within`]. After `retry_for`, it is the error of the last attempt.
+pub async fn connect_retrying<R: Runtime>(
+    runtime: &R,
+    address: &str,
+    limit: Option<Duration>,
+    retry_for: Duration,
+) -> io::Result<R::Socket> {
+    let mut clock = runtime.clock();
+    let retry_until = clock.now() + limit.map_or(retry_for, |limit| limit.min(retry_for));
+    let attempts = async {
+        let mut clock = runtime.clock();
+        let mut pause = MIN_RETRY_PAUSE;
+        loop {
+            let connected = runtime.connect(address).await;
+            let next = clock.now() + pause;
+            match connected {
+                Err(error) if next <= retry_until && may_listen_later(&error, address) => {}
+                connected => return connected,
+            }
+            poll_fn(|cx| clock.poll_until(cx, next)).await;
+            pause = (pause * 2).min(MAX_RETRY_PAUSE);
+        }
+    };
+    within(&mut clock, limit, attempts).await.unwrap_or_else(|limit| {
+        let message = format!("no answer within {}", Time(limit));
         Err(io::Error::new(io::ErrorKind::TimedOut, message))
     })
 }
 
-/// Rounds `time` to milliseconds, for an error message. A time below 0.5 ms stays as it is.
-fn to_millis(time: Duration) -> Duration {
-    const HALF: Duration = Duration::from_micros(500);
-    match u64::try_from((time + HALF).as_millis()) {
-        Ok(0) | Err(_) => time,
-        Ok(millis) => Duration::from_millis(millis),
-    }
+/// Whether an attempt has failed because no socket listens at `address`.
+fn may_listen_later(error: &io::Error, address: &str) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
+        || error.kind() == io::ErrorKind::NotFound && unix_path(address).is_some()
 }
 
 /// Runs `future` to its end, for at most `limit`; `None`: without a limit.
@@ -298,6 +329,10 @@ pub fn unix_path(address: &str) -> Option<&Path> {
 /// The requested backlog: how many connections may wait to be accepted. Linux limits it to
 /// `net.core.somaxconn` (listen(2)).
 pub const BACKLOG: u16 = 4096;
+/// The first pause between attempts to connect to an address where no socket listens.
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// The longest of these pauses.
+const MAX_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// The prefix of the address of a Unix socket.
 const UNIX: &str = "unix:";
 /// `EPROTO` on Linux (errno(3)). [`io::ErrorKind`] has no variant for it.

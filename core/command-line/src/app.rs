@@ -1,5 +1,6 @@
 //! The commands `app-server` and `app-client`.
 
+use core::time::Duration;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,12 +11,15 @@ use clap::Args;
 use wirestate_core::{
     drive::{Clock as _, Drive},
     message::{Client, ClientConfig, Config, FrameLimits, Server},
-    runtime::{connect_within, within},
+    quantity::Time,
+    runtime::within,
 };
 use wirestate_tls::MaybeTls;
 
 use crate::{
-    CommandError, CommandRuntime, output,
+    CommandError, CommandRuntime,
+    connect::ConnectFlags,
+    output,
     search::{self, SharedTable, Table},
     server::{self, Prepared, ReloadFiles, Share},
     tls,
@@ -142,9 +146,8 @@ pub(super) struct ClientFlags {
     /// The value: for `search`, the key to look up
     #[arg(value_name = "VALUE")]
     value: String,
-    /// How long the connection attempt may take; or `off`
-    #[arg(long, value_name = "TIME", default_value = "10s")]
-    connect_timeout: Timeout,
+    #[command(flatten)]
+    connect: ConnectFlags,
     /// How long the connection, the request and the reply may take together; or `off`. In addition,
     /// the header of a reply must be complete 5 s after its first byte, and its content within 30 s
     /// or at 1 KiB a second
@@ -163,7 +166,7 @@ pub(super) async fn run_client<R: CommandRuntime>(
 ) -> Result<(), CommandError> {
     let replied = within(&mut runtime.clock(), flags.timeout.0, request(runtime, &flags)).await;
     let (mut drive, result) = replied.unwrap_or_else(|limit| {
-        Err(CommandError::ended(&flags.address, &format!("no whole reply within {limit:?}")))
+        Err(CommandError::ended(&flags.address, &format!("no whole reply within {}", Time(limit))))
     })?;
     let is_found = flags.action != "search" || !search::is_no_match(&result, &flags.value);
     if is_found {
@@ -180,11 +183,12 @@ async fn request<R: CommandRuntime>(
     runtime: &R,
     flags: &ClientFlags,
 ) -> Result<(Drive<MaybeTls<Client>, R::Socket, R::Clock>, Bytes), CommandError> {
-    let ClientFlags { address, action, value, connect_timeout, tls, .. } = flags;
-    let tls = tls.load(address, connect_timeout.0)?;
-    let socket = connect_within(runtime, address, connect_timeout.0)
-        .await
-        .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
+    let ClientFlags { address, action, value, connect, tls, .. } = flags;
+    let tls = tls.load(address, connect.connect_timeout.0)?;
+    // Beyond --timeout, the error would not be that of the connection.
+    let retry_for = connect.retry_for.min(flags.timeout.0.unwrap_or(Duration::MAX));
+    let connect = ConnectFlags { retry_for, ..*connect };
+    let socket = connect.connect(runtime, address).await?;
     let limits = FrameLimits::default().with_max_content(flags.max_content as u64);
     let config = ClientConfig::default().with_frame_limits(limits).with_reply_timeout(None);
     let client = Client::new(config).map_err(CommandError::Config)?;

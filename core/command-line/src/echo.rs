@@ -12,12 +12,13 @@ use clap::Args;
 use wirestate_core::{
     drive::{Clock, Drive, Sink, Source},
     echo::{Client, ClientConfig, Config, Prefix, Server},
-    runtime::connect_within,
 };
 use wirestate_tls::MaybeTls;
 
 use crate::{
-    CommandError, CommandRuntime, log, output,
+    CommandError, CommandRuntime,
+    connect::ConnectFlags,
+    log, output,
     server::{self, Prepared, Share},
     standard_input::{MAX_LINE, StdinLines},
     tls,
@@ -83,9 +84,8 @@ pub(super) struct ClientFlags {
     /// Send this instead of reading standard input; can be given several times
     #[arg(long, value_name = "TEXT")]
     message: Vec<String>,
-    /// How long the connection attempt may take; or `off`
-    #[arg(long, value_name = "TIME", default_value = "10s")]
-    connect_timeout: Timeout,
+    #[command(flatten)]
+    connect: ConnectFlags,
     /// How long a reply may take; or `off`
     #[arg(long, value_name = "TIME", default_value = "30s")]
     reply_timeout: Timeout,
@@ -97,11 +97,9 @@ pub(super) async fn run_client<R: CommandRuntime>(
     runtime: &R,
     flags: ClientFlags,
 ) -> Result<(), CommandError> {
-    let ClientFlags { address, message, connect_timeout, reply_timeout, tls } = flags;
-    let tls = tls.load(&address, connect_timeout.0)?;
-    let socket = connect_within(runtime, &address, connect_timeout.0)
-        .await
-        .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
+    let ClientFlags { address, message, connect, reply_timeout, tls } = flags;
+    let tls = tls.load(&address, connect.connect_timeout.0)?;
+    let socket = connect.connect(runtime, &address).await?;
     // The longest line, and 64 KiB for a prefix (`echo-server --prefix`).
     let max_reply = MAX_LINE + 64 * 1024;
     let config =

@@ -1,5 +1,6 @@
 //! Failures of commands at run time.
 
+use core::ffi::c_int;
 use std::{
     error::Error,
     io,
@@ -57,6 +58,9 @@ pub(super) enum CommandError {
         "{connections} connections need {files} open files, and the limit is {limit} (ulimit -n)"
     )]
     TooManyConnections { connections: usize, files: u64, limit: u64 },
+    /// A client has reported, and the process ends by this signal.
+    #[error("interrupted by signal {0}")]
+    Interrupted(c_int),
     #[error("{address}: {failed} of {connections} connections failed: {first}")]
     Incomplete { address: String, failed: u64, connections: usize, first: String },
 }

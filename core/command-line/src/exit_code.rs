@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use crate::{CommandError, log::Reporter};
+use crate::{CommandError, interrupt, log::Reporter};
 
 /// Returns the exit code of a command, and reports its error.
 pub(super) fn exit_code(result: Result<(), CommandError>, reporter: Reporter) -> ExitCode {
@@ -12,6 +12,7 @@ pub(super) fn exit_code(result: Result<(), CommandError>, reporter: Reporter) ->
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
+        Err(CommandError::Interrupted(signal)) => interrupt::end_process(signal),
         Err(error) => {
             reporter.error(&error.to_string());
             let is_usage = matches!(error, CommandError::Configuration { .. });

@@ -22,6 +22,7 @@ mod app;
 #[cfg(test)]
 mod bad_input;
 mod completions;
+mod connect;
 mod definition;
 mod demo;
 mod echo;
@@ -30,6 +31,7 @@ mod error;
 mod exit_code;
 mod fanout;
 mod help;
+mod interrupt;
 mod join;
 pub mod load;
 mod log;

@@ -1,14 +1,21 @@
 //! The command `multiconn-client`: many connections at once, every byte verified.
 
-use core::num::NonZeroUsize;
-use std::io::{self, Write};
+use core::{
+    num::{NonZeroU64, NonZeroUsize},
+    time::Duration,
+};
+use std::io::{self, IsTerminal as _, Write};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
+use wirestate_core::quantity::{Size, Time};
 
 use crate::{
     CommandError, CommandRuntime,
-    load::{LoadConfig, LoadRun, Pace, Progress, pattern},
+    connect::ConnectFlags,
+    interrupt::interrupted,
+    load::{LoadConfig, LoadRun, Pace, Progress, Schedule, pattern},
     progress_line::ProgressLine,
     tls,
     values::{self, Timeout},
@@ -17,6 +24,11 @@ use crate::{
 /// Opens many connections to an echo server and verifies every byte that comes back
 ///
 /// Each connection sends its messages, and closes when all bytes have come back.
+///
+/// Without --rate, each connection sends as many messages as --mode allows (a closed loop), and a
+/// message's latency counts from when it was sent. With --rate, each message is sent when it is due
+/// (an open loop), and its latency counts from that time: while the server stalls, messages are due
+/// nevertheless, and the time that they wait is measured.
 #[derive(Args, Debug)]
 pub(super) struct Flags {
     /// The echo server's address, HOST:PORT or unix:PATH
@@ -34,9 +46,17 @@ pub(super) struct Flags {
     /// Send one message of this size, at most 1GiB, instead of --message
     #[arg(long, value_name = "BYTES", value_parser = size)]
     size: Option<usize>,
-    /// How many times each connection sends its messages
-    #[arg(long, value_name = "N", default_value = "1", value_parser = values::count::<u64>)]
-    rounds: u64,
+    /// How many times each connection sends its messages [default: 1, with --duration no limit]
+    #[arg(long, value_name = "N", value_parser = values::count::<u64>)]
+    rounds: Option<u64>,
+    /// Send no more messages after this time. Messages in flight may then still come back, for at
+    /// most 10s
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    duration: Option<Duration>,
+    /// How many messages a second are due, of all connections together. Each connection sends its
+    /// share, as far as --mode allows; later messages wait
+    #[arg(long, value_name = "PER_SECOND", value_parser = values::count::<NonZeroU64>)]
+    rate: Option<NonZeroU64>,
     /// Whether a message waits for the echo of the message before it
     #[arg(long, value_name = "MODE", value_enum, default_value = "pipelined")]
     mode: Mode,
@@ -44,13 +64,13 @@ pub(super) struct Flags {
     #[arg(long, value_name = "MESSAGES", default_value = "1024",
           value_parser = values::count::<NonZeroUsize>)]
     in_flight: NonZeroUsize,
-    /// How long a connection attempt may take; or `off`
-    #[arg(long, value_name = "TIME", default_value = "10s")]
-    connect_timeout: Timeout,
-    /// Reset a connection on which no byte moves for this long; or `off`
+    #[command(flatten)]
+    connect: ConnectFlags,
+    /// Reset a connection on which no byte moves for this long, although a message is due or in
+    /// flight; or `off`
     #[arg(long, value_name = "TIME", default_value = "30s")]
     idle_timeout: Timeout,
-    /// Write the report as a JSON object
+    /// Write a JSON object a second, and the report as the last one
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -70,12 +90,15 @@ fn size(text: &str) -> Result<usize, String> {
 }
 
 pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<(), CommandError> {
+    let rounds = flags.rounds.unwrap_or(if flags.duration.is_some() { u64::MAX } else { 1 });
+    let connections = flags.connections;
     let mut config = LoadConfig::default()
-        .with_rounds(flags.rounds)
+        .with_rounds(rounds)
         .with_pace(match flags.mode {
             Mode::Lockstep => Pace::Lockstep,
             Mode::Pipelined => Pace::Pipelined(flags.in_flight),
         })
+        .with_schedule(flags.rate.map(|rate| Schedule { rate, connections, index: 0 }))
         .with_idle_timeout(flags.idle_timeout.0);
     if let Some(size) = flags.size {
         config = config.with_messages([pattern(size)]);
@@ -83,36 +106,56 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<
         config =
             config.with_messages(flags.message.into_iter().map(Bytes::from).collect::<Vec<_>>());
     }
-    let messages = (config.messages.len() as u64)
-        .saturating_mul(config.rounds)
-        .saturating_mul(flags.connections.get() as u64);
-    let tls = flags.tls.load(&flags.address, flags.connect_timeout.0)?;
+    let tls = flags.tls.load(&flags.address, flags.connect.connect_timeout.0)?;
+    let interrupted = interrupted()?;
     let run = LoadRun::start(
         runtime,
         &flags.address,
-        flags.connections.get(),
+        connections.get(),
         &config,
-        flags.connect_timeout.0,
+        flags.connect,
         tls.as_ref(),
     )?;
     let line = ProgressLine::new();
-    run.finish(runtime, |progress| {
-        if line.is_terminal {
-            let Progress { messages: verified, open, .. } = progress;
-            line.show(&format!("{verified} of {messages} messages, {open} connections open"));
+    let shows_line = line.is_terminal && !(flags.json && io::stdout().is_terminal());
+    let show = |progress: &Progress| {
+        if shows_line {
+            line.show(&describe(progress));
         }
-    })
-    .await;
-    line.clear();
-    let report = run.report(runtime);
-    let text = if flags.json {
-        serde_json::to_string(&report).map_err(|error| CommandError::Output(error.into()))? + "\n"
-    } else {
-        report.to_string()
+        if flags.json { write(&json(progress)?) } else { Ok(()) }
     };
-    let mut output = io::stdout().lock();
-    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    let finished = run.finish(runtime, flags.duration, interrupted, show).await;
+    if shows_line {
+        line.clear();
+    }
+    let signal = finished?;
+    let report = run.report(runtime, signal.is_some());
+    let written = write(&if flags.json { json(&report)? } else { report.to_string() });
     // If the verification has failed, the exit code is 1 even if standard output is closed.
     report.check()?;
-    written.map_err(CommandError::Output)
+    written?;
+    signal.map_or(Ok(()), |signal| Err(CommandError::Interrupted(signal)))
+}
+
+/// Returns, for example, `12s  5000 messages/s, 1.2MiB/s; 50 open, 0 failed; 18s left`.
+fn describe(progress: &Progress) -> String {
+    let Progress { messages_per_second, open, failed, .. } = progress;
+    let elapsed = Time(Duration::from_secs(progress.seconds.0.as_secs()));
+    let rate = Size(progress.bytes_per_second);
+    let rates = format!(
+        "{elapsed}  {messages_per_second} messages/s, {rate}/s; {open} open, {failed} failed"
+    );
+    let Some(left) = progress.seconds_left else { return rates };
+    let seconds = u64::try_from(left.0.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+    format!("{rates}; {} left", Time(Duration::from_secs(seconds)))
+}
+
+fn json(object: &impl Serialize) -> Result<String, CommandError> {
+    let json = serde_json::to_string(object);
+    Ok(json.map_err(|error| CommandError::Output(error.into()))? + "\n")
+}
+
+fn write(text: &str) -> Result<(), CommandError> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(CommandError::Output)
 }

@@ -214,7 +214,7 @@ pub(crate) fn a_client_whose_standard_error_is_not_read_completes(binary: &str) 
         (&["echo-client", &echo.address, "--message", "hello"], 0),
         (&["multiconn-client", &echo.address, "2"], 0),
         // The client cannot log the reason.
-        (&["echo-client", "unix:/nowhere"], 1),
+        (&["echo-client", "unix:/nowhere", "--retry-for", "0s"], 1),
     ];
     for (words, code) in calls {
         let (_reader, writer) = full_pipe();

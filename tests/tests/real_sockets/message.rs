@@ -553,7 +553,7 @@ pub(crate) fn a_client_reports_in_one_line_why_there_is_no_result(binary: &str) 
     }
     serving.join().unwrap();
     // The port has no listener.
-    assert_fails(binary, &address, &[], "Connection refused");
+    assert_fails(binary, &address, &["--retry-for", "0s"], "Connection refused");
     // The port has a listener with a full backlog.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

@@ -96,7 +96,8 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     let Some(namespace) = Namespace::new(ONE_PORT, &folder.path("")) else { return };
     let upstream = "127.0.0.1:40002";
     let expected = format!("nobody listens on {upstream}: the connection has reached itself");
-    let (code, reply, error) = namespace.run(binary, &["echo-client", upstream, "--message", "hi"]);
+    let words = ["echo-client", upstream, "--message", "hi", "--retry-for", "0s"];
+    let (code, reply, error) = namespace.run(binary, &words);
     assert_eq!((code, &*reply), (Some(1), ""), "{error}");
     assert!(error.contains(&format!("cannot connect to {upstream}: {expected}")), "{error}");
 

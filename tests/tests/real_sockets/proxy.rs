@@ -52,7 +52,8 @@ fn read_to_end(stream: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
 }
 
 fn converse(binary: &str, address: &str) -> (Option<i32>, String, String) {
-    let output = run(binary, &["echo-client", address, "--message", "hello"]);
+    let words = ["echo-client", address, "--message", "hello", "--retry-for", "0s"];
+    let output = run(binary, &words);
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 

@@ -106,7 +106,8 @@ pub(crate) fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not(binary: &str
     server.signal(Signal::KILL);
     let _ = server.wait();
     assert!(path.exists(), "a killed server leaves its file");
-    let refused = run(binary, &["echo-client", &address, "--message", "hi"]);
+    let words = ["echo-client", &address, "--message", "hi", "--retry-for", "0s"];
+    let refused = run(binary, &words);
     let output_text = text(&refused.stderr);
     assert!(
         output_text.contains(&format!("cannot connect to {address}: Connection refused")),

@@ -9,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
+mod clients;
 mod clocks;
 mod faults;
 mod limits;

@@ -1,12 +1,13 @@
 //! An echo server, a proxy in front of it, the proxy's status, and clients that connect to the
 //! proxy.
 
-use core::{num::NonZeroUsize, time::Duration};
+use core::{future::pending, num::NonZeroUsize, time::Duration};
 
 use wirestate_core::{
     drive::Clock,
     echo::Server,
     proxy::{self, Balance, Proxy, Upstreams},
+    quantity::Time,
     serve::ServerHandle,
     shared::Shared,
     status,
@@ -15,9 +16,11 @@ use wirestate_core::{
 use super::{CONNECT_TIMEOUT, bind, named, print};
 use crate::{
     CommandError, CommandRuntime,
+    connect::ConnectFlags,
     join::join,
     load::{LoadConfig, LoadRun, Pace, Progress, Report, pattern},
     progress_line::ProgressLine,
+    values::Timeout,
 };
 
 pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
@@ -89,25 +92,24 @@ async fn run_clients<R: CommandRuntime>(
         .with_rounds(u64::MAX)
         .with_pace(Pace::Pipelined(const { NonZeroUsize::new(16).unwrap() }))
         .with_close_timeout(CLOSE_TIMEOUT);
-    let run = LoadRun::start(runtime, address, CONNECTIONS, &config, Some(CONNECT_TIMEOUT), None)?;
+    let connect =
+        ConnectFlags { connect_timeout: Timeout(Some(CONNECT_TIMEOUT)), retry_for: Duration::ZERO };
+    let run = LoadRun::start(runtime, address, CONNECTIONS, &config, connect, None)?;
     let line = ProgressLine::new();
-    run.finish(runtime, |progress| {
+    let show = |progress: &Progress| {
         line.show(&describe_progress(progress));
-        if progress.elapsed >= DURATION {
-            run.stop();
-        }
-    })
-    .await;
+        Ok(())
+    };
+    run.finish(runtime, Some(DURATION), pending(), show).await?;
     line.clear();
-    Ok(run.report(runtime))
+    Ok(run.report(runtime, false))
 }
 
 fn describe_progress(progress: &Progress) -> String {
-    let Progress { open, failed, messages, elapsed } = progress;
-    let rate = u128::from(*messages) * 1000 / elapsed.as_millis().max(1);
+    let Progress { open, failed, messages, messages_per_second: rate, .. } = progress;
     format!(
-        "{:.1} s  echo: {messages} messages verified, {rate}/s; {open} open, {failed} failed",
-        elapsed.as_secs_f64(),
+        "{}  echo: {messages} messages verified, {rate}/s; {open} open, {failed} failed",
+        Time(progress.seconds.0),
     )
 }
 

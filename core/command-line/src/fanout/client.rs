@@ -11,16 +11,13 @@ use wirestate_core::{
     Event, Instant, Machine,
     drive::{Clock, Drive, Ended},
     fanout::{Client, ClientReason},
-    runtime::connect_within,
 };
 use wirestate_tls::{MaybeTls, TlsReason};
 
 use super::{MessageInspector, message_size, unix_epoch};
 use crate::{
-    CommandError, CommandRuntime, log,
-    progress_line::ProgressLine,
-    tls,
-    values::{self, Timeout},
+    CommandError, CommandRuntime, connect::ConnectFlags, log, progress_line::ProgressLine, tls,
+    values,
 };
 
 /// Writes the messages of a fan-out server to standard output, and shows their rate
@@ -38,9 +35,8 @@ pub(crate) struct Flags {
     /// End after this many messages [default: no limit]
     #[arg(long, value_name = "MESSAGES", value_parser = values::count::<u64>)]
     count: Option<u64>,
-    /// How long the connection attempt may take; or `off`
-    #[arg(long, value_name = "TIME", default_value = "10s")]
-    connect_timeout: Timeout,
+    #[command(flatten)]
+    connect: ConnectFlags,
     #[command(flatten)]
     tls: tls::ClientTlsFlags,
 }
@@ -50,11 +46,9 @@ pub(crate) async fn run<R: CommandRuntime>(
     flags: Flags,
     log: &log::Flags,
 ) -> Result<(), CommandError> {
-    let Flags { address, frame, count, connect_timeout, tls } = flags;
-    let tls = tls.load(&address, connect_timeout.0)?;
-    let socket = connect_within(runtime, &address, connect_timeout.0)
-        .await
-        .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
+    let Flags { address, frame, count, connect, tls } = flags;
+    let tls = tls.load(&address, connect.connect_timeout.0)?;
+    let socket = connect.connect(runtime, &address).await?;
     let mut clock = runtime.clock();
     let mut drive =
         Drive::new(tls::around(tls.as_ref(), Client::new(), clock.now()), socket, runtime.clock());

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, mem, time::Duration};
 use bytes::Bytes;
 use wirestate_core::{
     ConfigError, ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound,
-    Reason, Status, WriteProgress, buffer::Pool, teardown::Teardown,
+    Reason, Status, WriteProgress, buffer::Pool, quantity::Time, teardown::Teardown,
 };
 
 use super::{LoadConfig, Pace};
@@ -13,9 +13,13 @@ use super::{LoadConfig, Pace};
 /// One connection of an echo client: it sends messages, compares each byte that comes back with the
 /// byte that it sent, and sends its FIN when all bytes have come back.
 ///
+/// With a [`Schedule`](super::Schedule), it sends each message when that is due (an open loop).
+/// Without, it sends as many as its [`Pace`] allows (a closed loop).
+///
 /// After [`Event::ShutDown`] it begins no further message, and completes those in flight.
 ///
-/// It holds one buffer of its pool while it reads, and one [`Instant`] per message in flight.
+/// It holds one buffer of its pool while it reads, and in a closed loop one [`Instant`] per message
+/// in flight.
 #[derive(Debug)]
 pub struct Load<F> {
     config: LoadConfig,
@@ -24,12 +28,16 @@ pub struct Load<F> {
     on_echo: F,
     /// How many messages the connection sends in all.
     total: u64,
+    /// How many messages were due when the connection was last polled; in a closed loop, all.
+    due: u64,
+    /// When the connection was made.
+    made: Instant,
     sent: Position,
     received: Position,
-    /// When the messages in flight were sent.
+    /// In a closed loop: when the messages in flight were sent.
     in_flight: VecDeque<Instant>,
     state: State,
-    /// When bytes were last received.
+    /// When bytes were last received, or a message became due while none was due or in flight.
     last_activity: Instant,
     progress: WriteProgress,
 }
@@ -96,7 +104,7 @@ pub enum LoadReason {
         received: u64,
     },
     /// [`LoadConfig::idle_timeout`] elapsed.
-    #[error("no byte moved for {limit:?}; bytes echoed: {received} of {sent}")]
+    #[error("no byte moved for {}; bytes echoed: {received} of {sent}", Time(*limit))]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -144,8 +152,8 @@ impl Reason for LoadReason {
 impl<F: FnMut(Duration)> Load<F> {
     /// Creates the machine of a connection that was made `now` and reads into a buffer of `pool`.
     ///
-    /// It calls `on_echo` with each message's round-trip time, from the write of its first byte to
-    /// the read of its last.
+    /// It calls `on_echo` with each message's round-trip time, from the write of its first byte (in
+    /// an open loop: from when it was due) to the read of its last.
     ///
     /// # Errors
     /// A timeout of `config` is zero.
@@ -162,19 +170,26 @@ impl<F: FnMut(Duration)> Load<F> {
         }
         let until = now + config.close_timeout;
         let total = config.rounds.saturating_mul(config.messages.len() as u64);
-        Ok(Self {
+        let mut load = Self {
             config,
             pool,
             buffer: None,
             on_echo,
             total,
+            due: u64::MAX,
+            made: now,
             sent: Position::default(),
             received: Position::default(),
             in_flight: VecDeque::new(),
             state: if total == 0 { State::Closing { until } } else { State::Open },
             last_activity: now,
             progress: WriteProgress::new(now),
-        })
+        };
+        if load.config.schedule.is_some() {
+            load.due = 0;
+            load.update_due(now);
+        }
+        Ok(load)
     }
 
     /// Bytes sent so far.
@@ -192,6 +207,37 @@ impl<F: FnMut(Duration)> Load<F> {
         self.received.messages
     }
 
+    /// Messages of which at least one byte was sent so far.
+    fn begun(&self) -> u64 {
+        self.sent.messages + u64::from(self.sent.offset > 0)
+    }
+
+    /// Messages that have not come back completely: those in flight and, in an open loop, those
+    /// that are due and were not sent. After [`Event::ShutDown`], the latter are those that were
+    /// due by then.
+    pub fn unanswered(&self) -> u64 {
+        let due = if self.config.schedule.is_some() { self.due } else { 0 };
+        self.begun().max(due) - self.received.messages
+    }
+
+    /// In an open loop, counts the messages that are due.
+    fn update_due(&mut self, now: Instant) {
+        let Some(schedule) = self.config.schedule else { return };
+        let due = schedule.due(now.since(self.made)).min(self.total);
+        if due > self.due {
+            if !self.awaits_server() {
+                self.last_activity = now;
+                self.progress.queued(now);
+            }
+            self.due = due;
+        }
+    }
+
+    /// Whether a byte can be sent or is in flight.
+    fn awaits_server(&self) -> bool {
+        self.received.bytes < self.sent.bytes || self.sent.messages < self.send_limit()
+    }
+
     fn message(&self, index: u64) -> &Bytes {
         let round = self.config.messages.len() as u64;
         let index = usize::try_from(index % round).expect("an index below a length is a usize");
@@ -204,7 +250,7 @@ impl<F: FnMut(Duration)> Load<F> {
             Pace::Lockstep => 1,
             Pace::Pipelined(messages) => messages.get() as u64,
         };
-        self.total.min(self.received.messages.saturating_add(in_flight))
+        self.total.min(self.due).min(self.received.messages.saturating_add(in_flight))
     }
 
     fn advance(&self, position: &mut Position, bytes: usize) {
@@ -239,10 +285,14 @@ impl<F: FnMut(Duration)> Load<F> {
             }
             received = &received[n..];
             self.advance(&mut position, n);
-            if position.messages > self.received.messages
-                && let Some(sent) = self.in_flight.pop_front()
-            {
-                (self.on_echo)(now.since(sent));
+            if position.messages > self.received.messages {
+                let began = match self.config.schedule {
+                    Some(schedule) => Some(self.made + schedule.due_after(self.received.messages)),
+                    None => self.in_flight.pop_front(),
+                };
+                if let Some(began) = began {
+                    (self.on_echo)(now.since(began));
+                }
             }
             self.received = position;
         }
@@ -326,7 +376,11 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             Event::ShutDown => {
                 if let State::Open = self.state {
-                    self.total = self.sent.messages + u64::from(self.sent.offset > 0);
+                    // A message that is due just now does not count.
+                    if self.begun() < self.due {
+                        self.update_due(now);
+                    }
+                    self.total = self.begun();
                     self.close_if_complete(now);
                 }
             }
@@ -340,10 +394,15 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Open => self
-                .config
-                .idle_timeout
-                .map(|limit| self.progress.idle_deadline(self.last_activity, limit)),
+            State::Open => {
+                let limit = self.config.idle_timeout.filter(|_| self.awaits_server());
+                let idle =
+                    limit.map(|limit| self.progress.idle_deadline(self.last_activity, limit));
+                let all_begun = self.sent.messages == self.due && self.due < self.total;
+                let schedule = self.config.schedule.filter(|_| all_begun);
+                let due = schedule.map(|schedule| self.made + schedule.due_after(self.due));
+                [idle, due].into_iter().flatten().min()
+            }
             State::Closing { until } | State::Awaiting { until, .. } => Some(*until),
             State::Ending(teardown) => teardown.poll_timeout(None),
         }
@@ -357,7 +416,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             State::Awaiting { error: Some(_), .. } => "broken",
             State::Ending(teardown) => teardown.state(),
         };
-        Status { state, queued: 0, lag: self.sent.messages - self.received.messages }
+        Status { state, queued: 0, lag: self.unanswered() }
     }
 
     fn reason(&self) -> Option<LoadReason> {
@@ -374,6 +433,7 @@ impl<F: FnMut(Duration)> Load<F> {
         let verified = self.verify(now, &buffer[..n]);
         self.buffer = Some(buffer);
         self.last_activity = now;
+        self.update_due(now);
         match verified {
             Ok(()) => self.close_if_complete(now),
             Err(reason) => self.state = State::Ending(Teardown::reset(reason)),
@@ -403,7 +463,7 @@ impl<F: FnMut(Duration)> Load<F> {
         let mut n = written;
         let mut position = self.sent;
         while n > 0 {
-            if position.offset == 0 {
+            if position.offset == 0 && self.config.schedule.is_none() {
                 self.in_flight.push_back(now);
             }
             let bytes = n.min(self.message(position.messages).len() - position.offset);
@@ -411,11 +471,13 @@ impl<F: FnMut(Duration)> Load<F> {
             n -= bytes;
         }
         self.sent = position;
+        self.update_due(now);
         self.progress.queued(now);
         self.progress.written(now, written);
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.update_due(now);
         let queued = self.interest().write == Outbound::Flush;
         if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;

@@ -25,7 +25,7 @@ mod report;
 mod run;
 
 pub use self::{
-    config::{LoadConfig, Pace},
+    config::{LoadConfig, Pace, Schedule},
     machine::{Load, LoadReason},
 };
 pub(super) use self::{

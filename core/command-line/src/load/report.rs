@@ -3,12 +3,15 @@
 use core::time::Duration;
 use std::{collections::BTreeMap, fmt};
 
-use serde::Serialize;
+use hdrhistogram::Histogram;
+use serde::{Serialize, Serializer};
+use wirestate_core::quantity::{Seconds, Size, Time};
 
 use crate::CommandError;
 
 /// What a [`LoadRun`](super::LoadRun) measured. Its fields are those of the JSON report.
 #[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "report")]
 pub(crate) struct Report {
     pub(super) address: String,
     pub(super) connections: usize,
@@ -20,8 +23,26 @@ pub(crate) struct Report {
     pub(super) messages: u64,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
-    pub(super) seconds: f64,
-    pub(super) latency_us: Latency,
+    pub(super) seconds: InSeconds,
+    pub(super) messages_per_second: u64,
+    pub(super) bytes_per_second: u64,
+    /// `None` in a closed loop.
+    pub(super) open_loop: Option<OpenLoop>,
+    /// `None` without a message.
+    pub(super) latency_us: Option<Latency>,
+    /// Whether a signal ended the run.
+    #[serde(rename = "interrupted")]
+    pub(super) is_interrupted: bool,
+}
+
+/// A time, in JSON a number of seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InSeconds(pub(crate) Duration);
+
+impl Serialize for InSeconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(Seconds(self.0).to_f64())
+    }
 }
 
 /// Connections that failed for reasons of one label.
@@ -32,6 +53,17 @@ pub(super) struct FailureCount {
     pub(super) first: String,
 }
 
+/// How the schedule of an open loop was kept.
+#[derive(Debug, Serialize)]
+pub(super) struct OpenLoop {
+    /// The requested rate, in messages a second.
+    pub(super) rate: u64,
+    /// How many messages were due, per second until the run was stopped.
+    pub(super) offered_per_second: u64,
+    /// Messages that were due by then and did not come back.
+    pub(super) unanswered: u64,
+}
+
 /// Quantiles of the messages' round-trip times, in microseconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Latency {
@@ -40,6 +72,32 @@ pub(super) struct Latency {
     pub(super) p99: f64,
     pub(super) p99_9: f64,
     pub(super) max: f64,
+}
+
+impl Latency {
+    /// The quantiles of round-trip times in nanoseconds. `None` if there are none.
+    pub(super) fn new(round_trips: &Histogram<u64>) -> Option<Self> {
+        let quantile = |quantile| micros(round_trips.value_at_quantile(quantile));
+        (!round_trips.is_empty()).then(|| Self {
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p99_9: quantile(0.999),
+            max: micros(round_trips.max()),
+        })
+    }
+}
+
+/// Returns nanoseconds as microseconds. Their shortest text has at most three decimals.
+#[expect(clippy::cast_precision_loss, reason = "three digits are significant")]
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
+}
+
+/// Returns `count` in `time`, per second.
+pub(super) fn per_second(count: u64, time: Duration) -> u64 {
+    let nanos = time.as_nanos().max(1);
+    u64::try_from((u128::from(count) * 1_000_000_000 + nanos / 2) / nanos).unwrap_or(u64::MAX)
 }
 
 impl Report {
@@ -62,10 +120,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { complete, connections, messages, seconds, .. } = self;
-        #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
-        let (per_second, received) = (*messages as f64 / seconds, self.bytes_received as f64);
-        let (mib, rate) = (received / MIB, received / MIB / seconds);
+        let Self { complete, connections, messages, messages_per_second, .. } = self;
         let verified = match *complete {
             0 => "",
             all if all == *connections as u64 => ", every byte verified",
@@ -75,17 +130,21 @@ impl fmt::Display for Report {
         for (label, kind) in &self.failures {
             writeln!(f, "failed       {} {label}: {}", kind.connections, kind.first)?;
         }
-        writeln!(f, "messages     {messages} echoed, {mib:.1} MiB, in {seconds:.3} s")?;
-        writeln!(f, "throughput   {per_second:.0} messages/s, {rate:.1} MiB/s")?;
-        let Latency { p50, p90, p99, p99_9, max } = self.latency_us;
+        let (received, time) = (Size(self.bytes_received), Time(self.seconds.0));
+        let interrupted = if self.is_interrupted { " (interrupted)" } else { "" };
+        writeln!(f, "messages     {messages} echoed, {received}, in {time}{interrupted}")?;
+        let rate = Size(self.bytes_per_second);
+        writeln!(f, "throughput   {messages_per_second} messages/s, {rate}/s")?;
+        if let Some(OpenLoop { rate, offered_per_second, unanswered }) = self.open_loop {
+            writeln!(
+                f,
+                "open loop    {offered_per_second} messages/s were due (--rate {rate}), \
+                 {unanswered} did not come back"
+            )?;
+        }
+        let Some(Latency { p50, p90, p99, p99_9, max }) = self.latency_us else { return Ok(()) };
         let [p50, p90, p99, p99_9, max] =
-            [p50, p90, p99, p99_9, max].map(|micros| Duration::from_secs_f64(micros / 1e6));
-        writeln!(
-            f,
-            "latency      p50 {p50:.1?}, p90 {p90:.1?}, p99 {p99:.1?}, p99.9 {p99_9:.1?}, \
-             max {max:.1?}"
-        )
+            [p50, p90, p99, p99_9, max].map(|micros| Time(Duration::from_secs_f64(micros / 1e6)));
+        writeln!(f, "latency      p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")
     }
 }
-
-const MIB: f64 = 1024.0 * 1024.0;

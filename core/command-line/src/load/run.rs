@@ -1,6 +1,9 @@
 //! A run of the load generator: many connections at the same time.
 
 use core::{
+    convert::Infallible,
+    ffi::c_int,
+    pin::pin,
     task::{Poll, Waker},
     time::Duration,
 };
@@ -10,22 +13,25 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 use wirestate_core::{
     Fault, Instant, Reason,
     admission::{Admitted, ConnectionTable, Limits, Peer},
     buffer::Pool,
     drive::{Clock, Drive},
-    runtime::connect_within,
+    quantity::Time,
     shared::{Lock, Shared},
+    shutdown::ShutdownHandle,
 };
 use wirestate_tls::Client;
 
 use super::{
-    Load, LoadConfig,
-    report::{FailureCount, Latency, Report},
+    Load, LoadConfig, Schedule,
+    report::{FailureCount, InSeconds, Latency, OpenLoop, Report, per_second},
 };
 use crate::{
     CommandError, CommandRuntime,
+    connect::ConnectFlags,
     open_files::{self, RESERVED_FILES},
     tls,
 };
@@ -34,8 +40,13 @@ use crate::{
 pub(crate) struct LoadRun {
     address: String,
     connections: usize,
+    /// How many messages all connections send in all.
+    total: u64,
+    schedule: Option<Schedule>,
     table: ConnectionTable,
     tally: Shared<Lock<Tally>>,
+    /// Ends attempts to connect.
+    shutdown: ShutdownHandle,
     began: Instant,
 }
 
@@ -45,33 +56,57 @@ struct Tally {
     round_trips: Histogram<u64>,
     complete: u64,
     failures: BTreeMap<&'static str, FailureCount>,
+    /// In an open loop, messages that were due and did not come back, of connections that have
+    /// ended.
+    unanswered: u64,
     /// Connections whose task has finished or panicked.
     finished: usize,
+    /// When the connections were shut down.
+    stopped: Option<Instant>,
     /// Woken when a task finishes.
     waker: Option<Waker>,
+}
+
+/// Sums over all connections of a run.
+struct Totals {
+    open: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    /// Messages without their echo, of open connections.
+    unanswered: u64,
 }
 
 /// Counts a connection's task as finished when it is dropped.
 struct TaskGuard(Shared<Lock<Tally>>);
 
-/// The progress of a [`LoadRun`].
+/// The progress of a [`LoadRun`]. Its fields are those of a JSON line.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "progress")]
 pub(crate) struct Progress {
+    /// The time since the start.
+    pub(crate) seconds: InSeconds,
+    /// An estimate of the time until the end. `None`: unknown, or the run is stopped.
+    pub(crate) seconds_left: Option<InSeconds>,
     /// Connections that are open or being opened.
     pub(crate) open: u64,
     /// Connections that have failed.
     pub(crate) failed: u64,
     /// Messages that came back completely.
     pub(crate) messages: u64,
-    /// The time since the start.
-    pub(crate) elapsed: Duration,
+    /// Messages in flight and, in an open loop, messages that are due and were not sent.
+    pub(crate) unanswered: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    /// Messages that came back since the last progress, per second.
+    pub(crate) messages_per_second: u64,
+    /// Bytes received since the last progress, per second.
+    pub(crate) bytes_per_second: u64,
 }
 
+/// The error of a connection that was not made.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot connect to {address}: {error}")]
-struct NotConnected {
-    address: String,
-    error: String,
-}
+#[error("{0}")]
+struct NotConnected(String);
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
@@ -102,7 +137,9 @@ impl Tally {
                 .expect("the maximum is above the minimum"),
             complete: 0,
             failures: BTreeMap::new(),
+            unanswered: 0,
             finished: 0,
+            stopped: None,
             waker: None,
         }
     }
@@ -118,6 +155,10 @@ impl Tally {
             .or_insert_with(|| FailureCount { connections: 0, first: reason.to_string() });
         failures.connections += 1;
     }
+
+    fn failed(&self) -> u64 {
+        self.failures.values().map(|failures| failures.connections).sum()
+    }
 }
 
 impl LoadRun {
@@ -127,7 +168,7 @@ impl LoadRun {
         address: &str,
         connections: usize,
         config: &LoadConfig,
-        connect_timeout: Option<Duration>,
+        connect: ConnectFlags,
         tls: Option<&Client>,
     ) -> Result<Self, CommandError> {
         let limit = open_files::raise_limit();
@@ -137,25 +178,35 @@ impl LoadRun {
         if files > limit {
             return Err(CommandError::TooManyConnections { connections, files, limit });
         }
+        let messages = config.messages.iter().filter(|message| !message.is_empty()).count();
         let run = Self {
             address: address.to_string(),
             connections,
+            total: (messages as u64)
+                .saturating_mul(config.rounds)
+                .saturating_mul(connections as u64),
+            schedule: config.schedule,
             table: ConnectionTable::new(Limits { connections, per_address: None }),
             tally: Shared::new(Lock::new(Tally::new())),
+            shutdown: ShutdownHandle::new(),
             began: runtime.clock().now(),
         };
         let pool = Pool::new(READ_BUFFER, connections.min(64));
-        for _ in 0..connections {
+        for index in 0..connections {
             let admitted = run
                 .table
                 .admit(Peer::Local, run.began)
                 .expect("the table's limit is the number of connections");
+            let mut config = config.clone();
+            if let Some(schedule) = &mut config.schedule {
+                schedule.index = index;
+            }
             let connection = run.connection(
                 runtime.clone(),
                 admitted,
-                config.clone(),
+                config,
                 pool.clone(),
-                connect_timeout,
+                connect,
                 tls.cloned(),
             );
             runtime.spawn(connection).map_err(CommandError::Spawn)?;
@@ -169,17 +220,18 @@ impl LoadRun {
         admitted: Admitted,
         config: LoadConfig,
         pool: Pool,
-        connect_timeout: Option<Duration>,
+        connect: ConnectFlags,
         tls: Option<Client>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (address, guard) = (self.address.clone(), TaskGuard(self.tally.clone()));
+        let shutdown = self.shutdown.clone();
         async move {
             let tally = &guard.0;
-            let connected = connect_within(&runtime, &address, connect_timeout).await;
+            let connected = shutdown.unless_requested(connect.connect(&runtime, &address)).await;
             let clock = runtime.clock();
             let now = clock.now();
-            match connected {
-                Ok(socket) => {
+            let not_connected = match connected {
+                Some(Ok(socket)) => {
                     let round_trips = tally.clone();
                     let load = Load::new(config, pool, now, move |time| {
                         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -187,81 +239,183 @@ impl LoadRun {
                     });
                     let load = load.expect("the command line rejects timeouts of 0");
                     let load = tls::around(tls.as_ref(), load, now);
-                    let ended = Drive::new(load, socket, clock).admitted(admitted).await;
-                    tally.with(|tally| tally.ended(&ended));
+                    let mut drive = Drive::new(load, socket, clock).admitted(admitted);
+                    let Err(ended) = drive.until(|_, _| None::<Infallible>).await;
+                    let unanswered = drive.machine().inner().unanswered();
+                    tally.with(|tally| {
+                        tally.unanswered += unanswered;
+                        tally.ended(&ended);
+                    });
+                    return;
                 }
-                Err(error) => {
-                    let reason = NotConnected { address, error: error.to_string() };
-                    tally.with(|tally| tally.ended(&reason));
-                    admitted.end(&reason, now);
-                }
-            }
+                Some(Err(error)) => NotConnected(error.to_string()),
+                None => NotConnected(format!("the run ended before {address} was connected to")),
+            };
+            tally.with(|tally| tally.ended(&not_connected));
+            admitted.end(&not_connected, now);
         }
     }
 
     /// Shuts all connections down: they begin no further message, and complete those in flight.
-    pub(crate) fn stop(&self) {
+    fn stop(&self, now: Instant) {
+        self.tally.with(|tally| tally.stopped = tally.stopped.or(Some(now)));
+        self.shutdown.drain();
         self.table.shut_down();
     }
 
-    /// Waits until all connections have ended, and calls `show` four times a second.
+    /// Waits until all connections have ended, and calls `show` once a second.
+    ///
+    /// After `duration`, or with the signal that `interrupted` returns, no message is sent any
+    /// more. Messages in flight may then still come back, for 10 s after `duration` and for 2 s
+    /// after a signal. Returns the signal.
     pub(crate) async fn finish<R: CommandRuntime>(
         &self,
         runtime: &R,
-        mut show: impl FnMut(&Progress),
-    ) {
+        duration: Option<Duration>,
+        interrupted: impl Future<Output = c_int>,
+        mut show: impl FnMut(&Progress) -> Result<(), CommandError>,
+    ) -> Result<Option<c_int>, CommandError> {
+        let mut interrupted = pin!(interrupted);
         let mut clock = runtime.clock();
-        let mut next = clock.now() + SHOW_INTERVAL;
+        let mut next_show = self.began + SHOW_INTERVAL;
+        let mut stop_at = duration.map(|duration| self.began + duration);
+        let (mut give_up_at, mut signal) = (None, None);
+        let mut last = self.progress(self.began, stop_at, None);
         poll_fn(|cx| {
-            while clock.poll_until(cx, next).is_ready() {
+            if signal.is_none()
+                && let Poll::Ready(received) = interrupted.as_mut().poll(cx)
+            {
                 let now = clock.now();
-                show(&self.progress(now));
-                next = now + SHOW_INTERVAL;
+                (signal, stop_at, give_up_at) = (Some(received), None, Some(now + INTERRUPT_WAIT));
+                self.stop(now);
             }
-            self.tally.with(|tally| {
-                if tally.finished == self.connections {
-                    return Poll::Ready(());
-                }
+            let is_finished = self.tally.with(|tally| {
                 tally.waker = Some(cx.waker().clone());
-                Poll::Pending
-            })
+                tally.finished == self.connections
+            });
+            if is_finished {
+                return Poll::Ready(Ok(signal));
+            }
+            loop {
+                let deadlines = [Some(next_show), stop_at, give_up_at].into_iter().flatten();
+                let deadline = deadlines.min().unwrap_or(next_show);
+                if clock.poll_until(cx, deadline).is_pending() {
+                    return Poll::Pending;
+                }
+                let now = clock.now();
+                if give_up_at.is_some_and(|at| at <= now) {
+                    return Poll::Ready(Ok(signal));
+                }
+                if stop_at.is_some_and(|at| at <= now) {
+                    (stop_at, give_up_at) = (None, Some(now + IN_FLIGHT_WAIT));
+                    self.stop(now);
+                }
+                if next_show <= now {
+                    let progress = self.progress(now, stop_at, Some(&last));
+                    if let Err(error) = show(&progress) {
+                        return Poll::Ready(Err(error));
+                    }
+                    last = progress;
+                    next_show = now.max(next_show) + SHOW_INTERVAL;
+                }
+            }
         })
-        .await;
+        .await
     }
 
-    fn progress(&self, now: Instant) -> Progress {
-        let open = self.table.totals().open;
-        self.tally.with(|tally| Progress {
-            open,
-            failed: tally.failures.values().map(|failures| failures.connections).sum(),
-            messages: tally.round_trips.len(),
-            elapsed: now.since(self.began),
-        })
+    /// The progress. `last` is the one before.
+    fn progress(
+        &self,
+        now: Instant,
+        stop_at: Option<Instant>,
+        last: Option<&Progress>,
+    ) -> Progress {
+        let totals = self.totals();
+        let elapsed = now.since(self.began);
+        let (failed, messages, is_stopped) = self
+            .tally
+            .with(|tally| (tally.failed(), tally.round_trips.len(), tally.stopped.is_some()));
+        let since = last.map_or(elapsed, |last| elapsed.saturating_sub(last.seconds.0));
+        let new_messages = messages - last.map_or(0, |last| last.messages);
+        let new_bytes = totals.bytes_received - last.map_or(0, |last| last.bytes_received);
+        let rest = u128::from(self.total - messages.min(self.total));
+        let estimate = (elapsed.as_nanos().saturating_mul(rest)).checked_div(messages.into());
+        let estimate = estimate.and_then(|nanos| u64::try_from(nanos).ok());
+        let until_stop = stop_at.map(|stop_at| stop_at.since(now));
+        let left = [estimate.map(Duration::from_nanos), until_stop].into_iter().flatten().min();
+        Progress {
+            seconds: InSeconds(elapsed),
+            seconds_left: left.filter(|_| !is_stopped).map(InSeconds),
+            open: totals.open,
+            failed,
+            messages,
+            unanswered: totals.unanswered,
+            bytes_sent: totals.bytes_sent,
+            bytes_received: totals.bytes_received,
+            messages_per_second: per_second(new_messages, since),
+            bytes_per_second: per_second(new_bytes, since),
+        }
     }
 
-    /// The report. Call it after [`finish`](Self::finish).
-    pub(crate) fn report<R: CommandRuntime>(&self, runtime: &R) -> Report {
-        let elapsed = runtime.clock().now().since(self.began);
-        let totals = self.table.totals();
+    /// The sums over all connections.
+    fn totals(&self) -> Totals {
+        let snapshot = self.table.snapshot();
+        let totals = snapshot.totals;
+        let mut sums = Totals {
+            open: totals.open,
+            bytes_sent: totals.bytes_sent,
+            bytes_received: totals.bytes_received,
+            unanswered: 0,
+        };
+        for connection in snapshot.connections {
+            sums.bytes_sent += connection.bytes_sent();
+            sums.bytes_received += connection.bytes_received();
+            sums.unanswered += connection.status().lag;
+        }
+        sums
+    }
+
+    /// The report. Call it after [`finish`](Self::finish). `is_interrupted` says whether a signal
+    /// ended the run.
+    pub(crate) fn report<R: CommandRuntime>(&self, runtime: &R, is_interrupted: bool) -> Report {
+        let now = runtime.clock().now();
+        let elapsed = now.since(self.began);
+        let totals = self.totals();
         self.tally.with(|tally| {
-            let micros = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64() * 1e6;
-            let quantile = |quantile| micros(tally.round_trips.value_at_quantile(quantile));
+            let stopped = tally.stopped.unwrap_or(now);
+            let mut failures = tally.failures.clone();
+            if tally.finished < self.connections {
+                let wait = Time(now.since(stopped));
+                let first = format!("messages in flight did not come back within {wait}");
+                let connections = (self.connections - tally.finished) as u64;
+                failures.insert("unfinished", FailureCount { connections, first });
+            }
+            let messages = tally.round_trips.len();
+            let open_loop = self.schedule.map(|schedule| {
+                let unanswered = tally.unanswered + totals.unanswered;
+                OpenLoop {
+                    rate: schedule.rate.get(),
+                    offered_per_second: per_second(
+                        messages + unanswered,
+                        stopped.since(self.began),
+                    ),
+                    unanswered,
+                }
+            });
             Report {
                 address: self.address.clone(),
                 connections: self.connections,
                 complete: tally.complete,
-                failures: tally.failures.clone(),
-                messages: tally.round_trips.len(),
+                failures,
+                messages,
                 bytes_sent: totals.bytes_sent,
                 bytes_received: totals.bytes_received,
-                seconds: elapsed.as_secs_f64(),
-                latency_us: Latency {
-                    p50: quantile(0.5),
-                    p90: quantile(0.9),
-                    p99: quantile(0.99),
-                    p99_9: quantile(0.999),
-                    max: micros(tally.round_trips.max()),
-                },
+                seconds: InSeconds(elapsed),
+                messages_per_second: per_second(messages, elapsed),
+                bytes_per_second: per_second(totals.bytes_received, elapsed),
+                open_loop,
+                latency_us: Latency::new(&tally.round_trips),
+                is_interrupted,
             }
         })
     }
@@ -269,7 +423,11 @@ impl LoadRun {
 
 /// The size of a connection's read buffer, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
-const SHOW_INTERVAL: Duration = Duration::from_millis(250);
+const SHOW_INTERVAL: Duration = Duration::from_secs(1);
+/// How long messages in flight may take to come back after the duration of a run.
+const IN_FLIGHT_WAIT: Duration = Duration::from_secs(10);
+/// How long messages in flight may take to come back after a signal.
+const INTERRUPT_WAIT: Duration = Duration::from_secs(2);
 /// An hour, in nanoseconds. Longer round trips are recorded as this.
 const MAX_ROUND_TRIP: u64 = 3_600_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
