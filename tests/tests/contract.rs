@@ -3,7 +3,7 @@
 //! of each. Machines that break the contract are in `planted_bugs`.
 
 use std::{
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     panic::{AssertUnwindSafe, catch_unwind},
     task::{Context, Waker},
     time::Duration,
@@ -11,11 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use wirestate_command_line::load::{Load, LoadConfig, Pace};
+use wirestate_command_line::load::{Load, LoadConfig, Pace, Schedule};
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
     buffer::Pool,
-    echo::{Client, ClientConfig, Config, Connection, Prefix, Server},
+    echo::{
+        Client, ClientConfig, Config, Connection, Prefix, Server, StreamClient, StreamConfig,
+        StreamReason,
+    },
     shared::Shared,
 };
 use wirestate_testkit::{
@@ -105,6 +108,50 @@ proptest! {
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
     }
 
+    /// What is received is taken now and then, and after each step once the input has ended.
+    #[test]
+    fn a_stream_client_keeps_the_contract(
+        ops in script::ops(120),
+        blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..10),
+        finishes in any::<bool>(),
+    ) {
+        let client = StreamClient::new(StreamConfig::default()).unwrap();
+        let mut client = Checked::new(client, 40);
+        let mut player = Player::new(&mut client);
+        let (mut given, mut taken) = (Vec::new(), Vec::new());
+        let mut blocks = blocks.into_iter();
+        for (i, op) in ops.iter().enumerate() {
+            let now = player.now();
+            let client = player.machine().machine_mut();
+            if client.wants_input() {
+                match blocks.next() {
+                    Some(block) => {
+                        given.extend_from_slice(&block);
+                        prop_assert!(client.send(block.into(), now));
+                    }
+                    None if finishes => client.finish(now),
+                    None => {}
+                }
+            }
+            player.play(op);
+            if i % 3 == 0 || blocks.len() == 0 {
+                let now = player.now();
+                taken.extend(player.machine().machine_mut().take(now).unwrap_or_default());
+            }
+        }
+        let now = player.now();
+        taken.extend(player.machine().machine_mut().take(now).unwrap_or_default());
+        player.play_out();
+        let reason = player.machine().reason();
+        let transcript = player.transcript();
+        prop_assert!(given.starts_with(&transcript.output), "it is not the input");
+        prop_assert!(transcript.input.starts_with(&taken), "it was not received");
+        if let Some(StreamReason::Complete { .. }) = reason {
+            prop_assert_eq!(&transcript.output, &given, "bytes are missing");
+            prop_assert_eq!(&transcript.input, &taken, "bytes are missing");
+        }
+    }
+
     /// The load's input is random, or an echo of its output.
     #[test]
     fn a_load_keeps_the_contract(
@@ -114,12 +161,16 @@ proptest! {
         pace in prop_oneof![Just(Pace::Lockstep), (1..5_usize).prop_map(|n| {
             Pace::Pipelined(NonZeroUsize::new(n).unwrap())
         })],
+        rate in prop::option::of(1..1000_u64),
         echoes in any::<bool>(),
     ) {
         let messages: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
         let config =
             LoadConfig::default().with_messages(Shared::from(messages)).with_rounds(rounds);
-        let config = config.with_pace(pace);
+        let schedule = rate.and_then(NonZeroU64::new).map(|rate| {
+            Schedule { rate, connections: NonZeroUsize::MIN, index: 0 }
+        });
+        let config = config.with_pace(pace).with_schedule(schedule);
         let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
         let limit = 12 * 20; // all rounds of all messages
         let mut load = Checked::new(load, limit).with_deadlines();

@@ -117,6 +117,12 @@ fn machines() -> Vec<Row> {
         client.send("hello".into(), NOW);
         erased(client)
     };
+    let stream = || {
+        let config = echo::StreamConfig::default();
+        let mut client = echo::StreamClient::new(config).unwrap();
+        client.send("hello".into(), NOW);
+        erased(client)
+    };
     let header = || {
         let peer = Peer::Ip("127.0.0.1:4000".parse().unwrap());
         let config = proxy_protocol::Config::default().with_timeout(None);
@@ -169,6 +175,11 @@ fn machines() -> Vec<Row> {
         row("header", header, None, shut_down),
         row("echo client", request_sent, Some(nothing), shut_down),
         row("echo client whose server closed", client, None, eof),
+        row("stream client", stream, Some(nothing), shut_down),
+        row("stream client whose server closed", stream, None, |client| {
+            script::collect(client, NOW);
+            client.handle(NOW, Event::Eof);
+        }),
         row("message client", || erased(message::Client::default()), None, shut_down),
         row("message client whose server closed", || erased(message::Client::default()), None, eof),
         row(

@@ -1,6 +1,9 @@
 //! The commands `echo-server` and `echo-client`.
 
-use core::{num::NonZeroUsize, task::Poll};
+use core::{
+    num::NonZeroUsize,
+    task::{Context, Poll},
+};
 use std::{
     future::poll_fn,
     io::{self, IsTerminal},
@@ -10,17 +13,21 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use wirestate_core::{
-    drive::{Clock, Drive, Sink, Source},
-    echo::{Client, ClientConfig, Config, Prefix, Server},
+    Instant,
+    drive::{Clock, Drive, Ended, Sink, Source},
+    echo::{
+        Client, ClientConfig, Config, Prefix, Server, StreamClient, StreamConfig, StreamReason,
+    },
 };
-use wirestate_tls::MaybeTls;
+use wirestate_tls::{MaybeTls, TlsReason};
 
 use crate::{
     CommandError, CommandRuntime,
     connect::ConnectFlags,
     log, output,
     server::{self, Prepared, Share},
-    standard_input::{MAX_LINE, StdinLines},
+    standard_input::{MAX_LINE, StandardInput},
+    standard_output::StandardOutput,
     tls,
     values::{self, Timeout},
 };
@@ -70,12 +77,18 @@ pub(super) fn prepare<R: CommandRuntime>(
     Ok(settings.run(flags.listen, move |_, now| echo.machine(now)))
 }
 
-/// Sends lines of standard input, and shows the reply to each
+/// Sends standard input to an echo server, and shows what comes back
 ///
-/// A line is sent without its line end. Empty lines are not sent, because an echo server does not
-/// reply to them. The client ends at the end of the input, or at the line `exit`, in upper or lower
-/// case. Each --message is treated like a line. On a terminal, control characters in a reply are
-/// escaped.
+/// On a terminal, it asks for one line after the other, sends it without its line end, and shows
+/// the reply. Empty lines are not sent, because an echo server does not reply to them. The client
+/// ends at the end of the input, or at the line `exit`, in upper or lower case. Each --message is
+/// treated like a line.
+///
+/// If standard input is a pipe or a file, all its bytes are sent as they are, and then a FIN. All
+/// bytes that come back are written to standard output, up to the server's FIN. The exit code is 1
+/// if the server closes before the end of the input.
+///
+/// If standard output is a terminal, control characters of what comes back are escaped.
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server's address, HOST:PORT or unix:PATH
@@ -86,7 +99,8 @@ pub(super) struct ClientFlags {
     message: Vec<String>,
     #[command(flatten)]
     connect: ConnectFlags,
-    /// How long a reply may take; or `off`
+    /// How long a reply may take; or `off`. With a pipe or a file: how long the server may neither
+    /// send nor acknowledge a byte, while output is pending or after the end of the input
     #[arg(long, value_name = "TIME", default_value = "30s")]
     reply_timeout: Timeout,
     #[command(flatten)]
@@ -100,11 +114,17 @@ pub(super) async fn run_client<R: CommandRuntime>(
     let ClientFlags { address, message, connect, reply_timeout, tls } = flags;
     let tls = tls.load(&address, connect.connect_timeout.0)?;
     let socket = connect.connect(runtime, &address).await?;
+    let clock = runtime.clock();
+    if message.is_empty() && !io::stdin().is_terminal() {
+        let config = StreamConfig::default().with_idle_timeout(reply_timeout.0);
+        let client = StreamClient::new(config).map_err(CommandError::Config)?;
+        let client = tls::around(tls.as_ref(), client, clock.now());
+        return pass_through(Drive::new(client, socket, clock), &address).await;
+    }
     // The longest line, and 64 KiB for a prefix (`echo-server --prefix`).
     let max_reply = MAX_LINE + 64 * 1024;
     let config =
         ClientConfig::default().with_reply_timeout(reply_timeout.0).with_max_reply(max_reply);
-    let clock = runtime.clock();
     let client = tls::around(tls.as_ref(), Client::new(config), clock.now());
     let mut drive = Drive::new(client, socket, clock);
     let mut input = Input::new(message)?;
@@ -129,20 +149,75 @@ pub(super) async fn run_client<R: CommandRuntime>(
     Ok(())
 }
 
+/// Sends standard input, and writes what is received to standard output, until both have ended.
+async fn pass_through<S: Source + Sink, C: Clock>(
+    mut drive: Drive<MaybeTls<StreamClient>, S, C>,
+    address: &str,
+) -> Result<(), CommandError> {
+    let mut input = StandardInput::blocks().map_err(CommandError::Input)?;
+    let mut output = StandardOutput::new().map_err(CommandError::Output)?;
+    let ended = poll_fn(|cx| {
+        let waker = cx.waker().clone();
+        drive.poll_until(cx, |client, now| {
+            let (client, mut cx) = (client.inner_mut(), Context::from_waker(&waker));
+            transfer(client, now, &mut input, &mut output, &mut cx).err()
+        })
+    });
+    let ended = match ended.await {
+        Ok(error) => return Err(error),
+        Err(ended) => ended,
+    };
+    // All that was received has been taken, and is written first.
+    let flushed = flush(&mut output).await;
+    match ended {
+        Ended::Reason(TlsReason::Inner(StreamReason::Complete { .. })) => flushed,
+        Ended::Reason(_) | Ended::Aborted => Err(CommandError::ended(address, &ended)),
+    }
+}
+
+/// Moves blocks from `input` to `client`, and from `client` to `output`, as far as they are ready.
+fn transfer(
+    client: &mut StreamClient,
+    now: Instant,
+    input: &mut StandardInput<Bytes>,
+    output: &mut StandardOutput,
+    cx: &mut Context<'_>,
+) -> Result<(), CommandError> {
+    if client.wants_input()
+        && let Poll::Ready(next) = input.poll_next(cx)
+    {
+        match next.transpose().map_err(CommandError::Input)? {
+            Some(block) => drop(client.send(block, now)),
+            None => client.finish(now),
+        }
+    }
+    if let Poll::Ready(ready) = output.poll_ready(cx) {
+        ready.map_err(CommandError::Output)?;
+        if let Some(block) = client.take(now) {
+            output.write(block);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until everything is written to `output`.
+async fn flush(output: &mut StandardOutput) -> Result<(), CommandError> {
+    poll_fn(|cx| output.poll_ready(cx)).await.map_err(CommandError::Output)?;
+    output.write(Bytes::new());
+    poll_fn(|cx| output.poll_ready(cx)).await.map_err(CommandError::Output)
+}
+
 /// The source of the messages.
 enum Input {
     Flags(vec::IntoIter<String>),
-    Standard { lines: StdinLines, prompt: bool },
+    Terminal(StandardInput<Vec<u8>>),
 }
 
 impl Input {
     fn new(messages: Vec<String>) -> Result<Self, CommandError> {
         if messages.is_empty() {
-            let prompt = io::stdin().is_terminal();
-            return Ok(Self::Standard {
-                lines: StdinLines::new().map_err(CommandError::Input)?,
-                prompt,
-            });
+            let lines = StandardInput::lines().map_err(CommandError::Input)?;
+            return Ok(Self::Terminal(lines));
         }
         Ok(Self::Flags(messages.into_iter()))
     }
@@ -154,13 +229,11 @@ impl Input {
         drive: &mut Drive<MaybeTls<Client>, S, C>,
         address: &str,
     ) -> Result<Option<Vec<u8>>, CommandError> {
-        let (lines, prompt) = match self {
+        let lines = match self {
             Self::Flags(messages) => return Ok(messages.next().map(String::into_bytes)),
-            Self::Standard { lines, prompt } => (lines, *prompt),
+            Self::Terminal(lines) => lines,
         };
-        if prompt {
-            log::prompt("> ");
-        }
+        log::prompt("> ");
         poll_fn(|cx| {
             if let Poll::Ready(line) = lines.poll_next(cx) {
                 return Poll::Ready(line.transpose().map_err(CommandError::Input));

@@ -48,6 +48,7 @@ mod server;
 mod signals;
 mod standard_error;
 mod standard_input;
+mod standard_output;
 mod systemd;
 mod terminal;
 mod tls;

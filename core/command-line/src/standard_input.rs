@@ -1,4 +1,4 @@
-//! Lines of standard input, read without blocking.
+//! Standard input, read without blocking.
 
 use std::{
     io::{self, BufRead, Read},
@@ -7,29 +7,48 @@ use std::{
     thread,
 };
 
+use bytes::{Bytes, BytesMut};
 use wirestate_core::shared::{Lock, Shared};
 
 /// The longest line, in bytes.
 pub(super) const MAX_LINE: usize = 1024 * 1024;
 
-/// The lines of standard input, without their line ends. A thread reads one line ahead.
+/// Standard input, in lines or in blocks. A thread reads one item ahead.
 ///
 /// The thread blocks in read(2), because epoll(7) does not support regular files.
-pub(super) struct StdinLines {
-    lines: Receiver<io::Result<Vec<u8>>>,
+pub(super) struct StandardInput<T> {
+    items: Receiver<io::Result<T>>,
     waker: Shared<Lock<Option<Waker>>>,
 }
 
-impl StdinLines {
-    pub(super) fn new() -> io::Result<Self> {
-        let (sender, lines) = sync_channel(1);
+impl StandardInput<Vec<u8>> {
+    /// The lines of standard input, without their line ends.
+    pub(super) fn lines() -> io::Result<Self> {
+        Self::new(read_line)
+    }
+}
+
+impl StandardInput<Bytes> {
+    /// The bytes of standard input, in blocks of at most 64 KiB, as they arrive.
+    pub(super) fn blocks() -> io::Result<Self> {
+        let mut block = BytesMut::new();
+        Self::new(move |input| read_block(input, &mut block))
+    }
+}
+
+impl<T: Send + 'static> StandardInput<T> {
+    fn new(
+        mut read: impl FnMut(&mut io::StdinLock<'static>) -> io::Result<Option<T>> + Send + 'static,
+    ) -> io::Result<Self> {
+        let (sender, items) = sync_channel(1);
         let shared_waker = Shared::new(Lock::new(None::<Waker>));
         let waker = WakeOnDrop { waker: shared_waker.clone() };
         thread::Builder::new().name("standard-input".into()).spawn(move || {
             let mut input = io::stdin().lock();
-            while let Some(line) = read_line(&mut input).transpose() {
-                if sender.send(line).is_err() {
-                    return;
+            while let Some(item) = read(&mut input).transpose() {
+                let has_failed = item.is_err();
+                if sender.send(item).is_err() || has_failed {
+                    break;
                 }
                 waker.wake();
             }
@@ -37,14 +56,14 @@ impl StdinLines {
             drop(sender);
             drop(waker);
         })?;
-        Ok(Self { lines, waker: shared_waker })
+        Ok(Self { items, waker: shared_waker })
     }
 
-    /// The next line, or `None` at the end of the input.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Vec<u8>>>> {
+    /// The next item, or `None` at the end of the input.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<T>>> {
         self.waker.with(|waker| *waker = Some(cx.waker().clone()));
-        match self.lines.try_recv() {
-            Ok(line) => Poll::Ready(Some(line)),
+        match self.items.try_recv() {
+            Ok(item) => Poll::Ready(Some(item)),
             Err(TryRecvError::Disconnected) => Poll::Ready(None),
             Err(TryRecvError::Empty) => Poll::Pending,
         }
@@ -87,6 +106,26 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     }
     Ok(Some(line))
 }
+
+/// Reads what is there, into `block` and its successors. Returns `None` at the end of the input.
+fn read_block(input: &mut impl Read, block: &mut BytesMut) -> io::Result<Option<Bytes>> {
+    if block.len() < MIN_READ {
+        *block = BytesMut::zeroed(BLOCK);
+    }
+    loop {
+        match input.read(block) {
+            Ok(0) => return Ok(None),
+            Ok(n) => return Ok(Some(block.split_to(n).freeze())),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The size of a block, and the most that one read receives, in bytes.
+const BLOCK: usize = 64 * 1024;
+/// A new block is allocated when less space than this remains.
+const MIN_READ: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 //! - [`Server`] has the configuration and the buffers of one server. It makes the machine of each
 //!   connection, a [`Connection`].
 //! - [`Client`] is the machine of a client that sends a message and waits for the reply.
+//! - [`StreamClient`] is the machine of a client that passes bytes through, in both directions.
 //!
 //! ```
 //! use wirestate_core::{Event, Instant, Machine, Outbound, drive, echo};
@@ -25,9 +26,11 @@
 mod client;
 mod connection;
 mod server;
+mod stream;
 
 pub use self::{
     client::{Client, ClientConfig, ClientReason},
     connection::{Connection, EchoReason},
     server::{Config, Prefix, Server},
+    stream::{StreamClient, StreamConfig, StreamReason},
 };

@@ -1,24 +1,27 @@
 //! Clients that wait for their server, and the pace of the load generator.
 
 use std::{
+    future::poll_fn,
     io::ErrorKind,
     num::{NonZeroU64, NonZeroUsize},
     time::Duration,
 };
 
+use bytes::Bytes;
 use wirestate_command_line::load::{Load, LoadConfig, LoadReason, Pace, Schedule};
 use wirestate_core::{
+    Reason as _,
     buffer::Pool,
     drive::{Clock as _, Drive, Ended},
-    echo::Config,
-    runtime::{Runtime as _, connect_retrying},
+    echo::{Config, StreamClient, StreamConfig, StreamReason},
+    runtime::{Listener as _, Runtime as _, connect_retrying},
     serve::ServerHandle,
     shared::{Lock, Shared},
 };
 use wirestate_testkit::{
     contract::Checked,
     for_each_seed,
-    sim::{Leftovers, World},
+    sim::{Act, Faults, Leftovers, Settings, World, act},
 };
 
 use crate::scene::{Scene, seconds};
@@ -170,4 +173,103 @@ fn connections_take_turns_and_messages_are_sent_when_they_are_due() {
     let last = scene.world.now().since(began);
     assert!((millis(1975)..millis(2300)).contains(&last), "{last:?}");
     scene.end();
+}
+
+/// Both directions are full, short and interrupted; the client's output is taken slowly.
+#[test]
+fn a_stream_passes_through_in_both_directions() {
+    for_each_seed(30, |seed| {
+        let settings = Settings { buffer: 700, ..Settings::default() };
+        let scene =
+            Scene::with(World::with(seed, settings), Config::default(), ServerHandle::default());
+        let client = scene.world.host("client");
+        client.set_faults(Faults::harmless(seed));
+        scene.server.set_faults(Faults::harmless(seed + 1));
+        let sent: Vec<u8> = (0..20_000_u32).flat_map(u32::to_be_bytes).collect();
+        let (runtime, mut input) = (client.clone(), Bytes::from(sent.clone()));
+        let passing = client.run(async move {
+            let socket = runtime.connect("server:7").await.unwrap();
+            let clock = runtime.clock();
+            let config = StreamConfig::default().with_idle_timeout(seconds(600));
+            let client = Checked::new(StreamClient::new(config).unwrap(), 9000);
+            let mut drive = Drive::new(client, socket, clock);
+            let mut received = Vec::new();
+            loop {
+                let next = drive.until(|client, now| {
+                    let client = client.machine_mut();
+                    if client.wants_input() {
+                        match input.len() {
+                            0 => client.finish(now),
+                            n => drop(client.send(input.split_to(n.min(9000)), now)),
+                        }
+                    }
+                    client.take(now)
+                });
+                match next.await {
+                    Ok(block) => received.extend_from_slice(&block),
+                    Err(ended) => return (received, ended),
+                }
+                runtime.sleep(millis(10)).await;
+            }
+        });
+        let (received, ended) = scene.world.run_until(&passing).unwrap();
+        let complete = StreamReason::Complete { sent: 80_000, received: 80_000 };
+        assert_eq!(ended, Ended::Reason(complete));
+        assert!(received == sent, "{} bytes", received.len());
+        scene.end();
+    });
+}
+
+/// The server's answers are scripted. Returns what the client received, and why it ended.
+fn pass_through(acts: Vec<Act>, input: &'static str, finishes: bool) -> (Vec<u8>, StreamReason) {
+    let world = World::new(1);
+    let (server, client) = (world.host("server"), world.host("client"));
+    let mut listener = server.listen("server:7").unwrap();
+    let runtime = server.clone();
+    drop(server.run(async move {
+        let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        act(runtime, socket, acts).await
+    }));
+    let runtime = client.clone();
+    let passing = client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        let clock = runtime.clock();
+        let mut client = Checked::new(StreamClient::new(StreamConfig::default()).unwrap(), 100);
+        client.machine_mut().send(input.into(), clock.now());
+        if finishes {
+            client.machine_mut().finish(clock.now());
+        }
+        let mut drive = Drive::new(client, socket, clock);
+        let mut received = Vec::new();
+        loop {
+            match drive.until(|client, now| client.machine_mut().take(now)).await {
+                Ok(block) => received.extend_from_slice(&block),
+                Err(Ended::Reason(reason)) => return (received, reason),
+                Err(Ended::Aborted) => unreachable!("there is no table"),
+            }
+        }
+    });
+    let passed = world.run_until(&passing).unwrap();
+    world.clear();
+    passed
+}
+
+#[test]
+fn the_end_of_a_stream_has_a_reason_and_what_came_before_is_received() {
+    let receive = || Act::Receive(5);
+    let answer = || Act::Send("answer".into());
+    let wait = || Act::Wait(seconds(100));
+    let cases: [(Vec<Act>, bool, &str, &str); 5] = [
+        (vec![Act::ReceiveAll, answer()], true, "answer", "complete"),
+        (vec![receive(), answer()], false, "answer", "closed"),
+        (vec![receive(), answer(), Act::Wait(seconds(1)), Act::Reset], false, "answer", "reset"),
+        (vec![Act::ReceiveAll, wait()], true, "", "idle_timeout"),
+        // The input may be silent for any time.
+        (vec![receive(), wait(), answer()], false, "answer", "closed"),
+    ];
+    for (acts, finishes, received, label) in cases {
+        let passed = pass_through(acts.clone(), "hello", finishes);
+        let (bytes, reason) = (&*passed.0, passed.1.label());
+        assert_eq!((bytes, reason), (received.as_bytes(), label), "{acts:?}");
+    }
 }

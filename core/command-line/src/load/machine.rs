@@ -222,7 +222,7 @@ impl<F: FnMut(Duration)> Load<F> {
 
     /// In an open loop, counts the messages that are due.
     fn update_due(&mut self, now: Instant) {
-        let Some(schedule) = self.config.schedule else { return };
+        let (Some(schedule), State::Open) = (self.config.schedule, &self.state) else { return };
         let due = schedule.due(now.since(self.made)).min(self.total);
         if due > self.due {
             if !self.awaits_server() {
