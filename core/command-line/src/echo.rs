@@ -191,11 +191,10 @@ fn transfer(
             None => client.finish(now),
         }
     }
-    if let Poll::Ready(ready) = output.poll_ready(cx) {
+    while let Poll::Ready(ready) = output.poll_ready(cx) {
         ready.map_err(CommandError::Output)?;
-        if let Some(block) = client.take(now) {
-            output.write(block);
-        }
+        let Some(block) = client.take(now) else { break };
+        output.write(block);
     }
     Ok(())
 }

@@ -116,7 +116,7 @@ pub enum StreamReason {
     },
     /// [`StreamConfig::idle_timeout`] elapsed.
     #[error(
-        "the server sent and acknowledged no byte for {}; bytes sent: {sent}, received: {received}",
+        "no byte from the server for {}; bytes sent: {sent}, received: {received}",
         Time(*limit)
     )]
     IdleTimeout {

@@ -15,10 +15,10 @@ use crate::{
     status,
 };
 
-const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
+pub(crate) const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
 
 /// An address on which no socket listens.
-fn unused_address() -> String {
+pub(crate) fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
@@ -450,23 +450,8 @@ pub(crate) fn the_demo_reports_a_too_low_limit_of_open_files(binary: &str) {
     assert_eq!((output_text.lines().count(), output.stdout.len()), (1, 0), "{output_text}");
 }
 
-fn converse(binary: &str, address: &str, input: &str) -> std::process::Output {
-    let mut client = command(binary);
-    client.args(["echo-client", address]).stdin(Stdio::piped());
-    let mut client = client.spawn().unwrap();
-    client.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    client.wait_with_output().unwrap()
-}
-
-pub(crate) fn a_client_converses_line_by_line(binary: &str) {
+pub(crate) fn each_message_of_a_client_gets_its_reply(binary: &str) {
     let server = Server::start(binary, &[]);
-    let output = converse(binary, &server.address, "one\n\ntwo three\r\nÄ\nExIt\nnever sent\n");
-    assert_eq!(text(&output.stdout), "one\ntwo three\nÄ\n");
-    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
-
-    let output = converse(binary, &server.address, "no line end");
-    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "no line end\n"));
-
     let words = ["echo-client", &server.address, "--message", "a", "--message", "b"];
     let output = run(binary, &words);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "a\nb\n"));
@@ -571,14 +556,14 @@ pub(crate) fn names_and_ipv6_addresses_are_addresses(binary: &str) {
     assert!(output_text.contains("cannot connect to no-such-host.invalid:1"), "{output_text}");
 }
 
-fn closed_pipe() -> Stdio {
+pub(crate) fn closed_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     writer.into()
 }
 
 /// The last one of the JSON lines.
-fn last_object(lines: &[u8]) -> serde_json::Value {
+pub(crate) fn last_object(lines: &[u8]) -> serde_json::Value {
     serde_json::from_str(text(lines).lines().last().expect("there is a line")).unwrap()
 }
 

@@ -19,7 +19,7 @@ use socket2::SockRef;
 use crate::process::{self, Server, eventually, word_after};
 
 /// Bytes in which a shift, a gap or a repetition shows.
-fn pattern(len: usize) -> Vec<u8> {
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0]).collect()
 }
 

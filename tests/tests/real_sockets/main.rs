@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod certificates;
+mod clients;
 mod command_line;
 mod conventions;
 mod echo;
@@ -174,7 +175,7 @@ on_every_runtime! {
         the_first_log_line_is_listening_and_the_last_is_stopped,
         a_warning_shows_how_many_connections_the_limit_of_open_files_allows,
         the_limit_of_open_files_is_raised_at_the_start,
-        a_client_converses_line_by_line,
+        each_message_of_a_client_gets_its_reply,
         control_characters_are_escaped_on_a_terminal,
         a_client_notices_that_the_server_is_gone,
         a_closed_standard_output_ends_a_client_quietly,
@@ -185,6 +186,15 @@ on_every_runtime! {
         only_connections_that_are_complete_are_reported_as_verified,
         the_demo_ends_by_itself,
         the_demo_reports_a_too_low_limit_of_open_files;
+    clients:
+        a_pipe_passes_through_as_it_is,
+        a_pipe_has_backpressure_in_both_directions,
+        a_terminal_is_asked_line_by_line,
+        the_end_of_a_passed_stream_is_named,
+        a_closed_standard_output_ends_a_passed_stream,
+        clients_wait_for_their_server,
+        a_second_signal_ends_a_client,
+        an_interrupted_subscriber_shows_its_rate;
     status:
         curl_and_python_read_every_page,
         prometheus_reads_the_metrics_in_both_formats,

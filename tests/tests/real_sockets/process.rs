@@ -206,13 +206,9 @@ impl Server {
         kinds.filter(|kind| kind.to_string_lossy().starts_with("pipe:")).count()
     }
 
-    /// Returns its memory, in KiB (`VmRSS`; proc(5)).
+    /// Returns its memory, in KiB.
     pub(crate) fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the server runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let figure = line.and_then(|line| line.split_whitespace().next());
-        figure.and_then(|figure| figure.parse().ok()).expect("a figure in kB")
+        resident(self.child.id())
     }
 
     /// Waits for the end of the process. Returns its exit status and its log.
@@ -248,6 +244,15 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Returns the memory of a process, in KiB (`VmRSS`; proc(5)).
+pub(crate) fn resident(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status"));
+    let status = status.expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let figure = line.and_then(|line| line.split_whitespace().next());
+    figure.and_then(|figure| figure.parse().ok()).expect("a figure in kB")
 }
 
 /// Returns the word after `prefix`.

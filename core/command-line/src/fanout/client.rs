@@ -1,8 +1,8 @@
 //! The command `fanout-client`.
 
-use core::{num::NonZeroUsize, task::Poll, time::Duration};
+use core::{num::NonZeroUsize, pin::pin, task::Poll, time::Duration};
 use std::{
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io::{self, Write},
 };
 
@@ -11,13 +11,18 @@ use wirestate_core::{
     Event, Instant, Machine,
     drive::{Clock, Drive, Ended},
     fanout::{Client, ClientReason},
+    quantity::Time,
 };
 use wirestate_tls::{MaybeTls, TlsReason};
 
 use super::{MessageInspector, message_size, unix_epoch};
 use crate::{
-    CommandError, CommandRuntime, connect::ConnectFlags, log, progress_line::ProgressLine, tls,
-    values,
+    CommandError, CommandRuntime,
+    connect::ConnectFlags,
+    interrupt::{self, interrupted},
+    log,
+    progress_line::ProgressLine,
+    tls, values,
 };
 
 /// Writes the messages of a fan-out server to standard output, and shows their rate
@@ -25,6 +30,7 @@ use crate::{
 /// The rate is shown on standard error, once a second. The messages of a fanout-source have a
 /// number and a time, so that gaps and lag are shown as well.
 #[derive(Args, Debug)]
+#[command(after_help = interrupt::HELP)]
 pub(crate) struct Flags {
     /// The server's address, HOST:PORT or unix:PATH
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::remote)]
@@ -56,16 +62,21 @@ pub(crate) async fn run<R: CommandRuntime>(
     let mut rate = RateLine::new(clock.now(), !log.quiet);
     // How many more bytes --count allows.
     let mut remaining = count.map(|count| count.saturating_mul(frame.get() as u64));
+    let mut interrupted = pin!(interrupted()?);
     let ended = loop {
         let next = poll_fn(|cx| {
-            if rate.is_shown && clock.poll_until(cx, rate.next).is_ready() {
-                return Poll::Ready(None);
+            if let Poll::Ready(signal) = interrupted.as_mut().poll(cx) {
+                return Poll::Ready(Err(signal));
             }
-            drive.poll_until(cx, |client, _| client.inner_mut().take()).map(Some)
+            if rate.is_shown && clock.poll_until(cx, rate.next).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            drive.poll_until(cx, |client, _| client.inner_mut().take()).map(|next| Ok(Some(next)))
         });
         match next.await {
-            None => rate.show(clock.now(), &inspector),
-            Some(Ok(mut bytes)) => {
+            Err(signal) => break Err(signal),
+            Ok(None) => rate.show(clock.now(), &inspector),
+            Ok(Some(Ok(mut bytes))) => {
                 if let Some(remaining) = &mut remaining {
                     bytes.truncate(usize::try_from(*remaining).unwrap_or(usize::MAX));
                     *remaining -= bytes.len() as u64;
@@ -78,15 +89,16 @@ pub(crate) async fn run<R: CommandRuntime>(
                         None::<()>
                     };
                     if let Err(ended) = drive.until(shut_down).await {
-                        break ended;
+                        break Ok(ended);
                     }
                 }
             }
-            Some(Err(ended)) => break ended,
+            Ok(Some(Err(ended))) => break Ok(ended),
         }
     };
     io::stdout().lock().flush().map_err(CommandError::Output)?;
     rate.end(clock.now(), &inspector);
+    let ended = ended.map_err(CommandError::Interrupted)?;
     let reason = match ended {
         Ended::Reason(TlsReason::Inner(ClientReason::ShutDown)) => return Ok(()),
         Ended::Reason(TlsReason::Inner(ClientReason::Closed)) => {
@@ -138,7 +150,7 @@ impl RateLine {
         let elapsed = now.since(self.last).as_nanos().max(1);
         let MessageInspector { messages, gaps, lag, .. } = inspector;
         let rate = u128::from(messages - self.last_messages) * 1_000_000_000 / elapsed;
-        let lag = lag.map_or_else(String::new, |lag| format!(", lag {lag:.0?}"));
+        let lag = lag.as_ref().map_or_else(String::new, |lag| format!(", lag {}", Time(*lag)));
         self.line.show(&format!("{messages} messages, {rate}/s, {gaps} gaps{lag}"));
         (self.last, self.last_messages) = (now, *messages);
         self.next = now + SHOW_INTERVAL;
