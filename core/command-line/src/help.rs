@@ -5,7 +5,7 @@ use core::fmt::Write as _;
 
 use clap::builder::{StyledStr, Styles};
 
-use crate::signals;
+use crate::{interrupt, signals};
 
 /// A section of a command's help and of its manual page.
 pub(super) struct Section {
@@ -39,9 +39,12 @@ pub(super) fn sections(program: &str, command: &str) -> Vec<Section> {
             ("2", "Wrong usage: an unknown flag, or a wrong value of a flag, a variable or a key"),
         ]),
     }];
-    if is_server {
-        sections.push(Section { title: "Signals", entries: own(&signals::HELP) });
-    }
+    let signals = match notes.kind {
+        Kind::Server => Some(own(&signals::HELP)),
+        Kind::ReportingClient => Some(own(&interrupt::HELP)),
+        Kind::Other => None,
+    };
+    sections.extend(signals.map(|entries| Section { title: "Signals", entries }));
     let service_manager = if is_server { SERVICE_MANAGER } else { &[] };
     let environment = own(&[ENVIRONMENT, service_manager].concat());
     sections.push(Section { title: "Environment", entries: environment });
@@ -85,6 +88,8 @@ struct Notes {
 enum Kind {
     /// It runs until a signal.
     Server,
+    /// It reports when a signal ends it.
+    ReportingClient,
     Other,
 }
 
@@ -134,21 +139,22 @@ const NOTES: &[Notes] = &[
     Notes {
         command: "echo-client",
         kind: Kind::Other,
-        success: "The input has ended and every reply has arrived; or the reader of standard \
-                  output has closed it",
-        failure: "The connection failed, or it ended before a reply, or a reply took too long",
+        success: "The input has ended, and everything that came back was shown; or the reader of \
+                  standard output has closed it",
+        failure: "The connection failed, or it ended before a reply or the end of the input, or a \
+                  reply took too long",
         examples: &[
             ("PROGRAM echo-client", "Converse with the server on 127.0.0.1:65432"),
             ("PROGRAM echo-client localhost:7000 --message hello", "Send one line"),
             (
-                "date | PROGRAM echo-client unix:/tmp/echo.sock",
-                "Send standard input to a Unix socket",
+                "cat photo.jpg | PROGRAM echo-client unix:/tmp/echo.sock | cmp - photo.jpg",
+                "Send standard input to a Unix socket as it is, and compare what comes back",
             ),
         ],
     },
     Notes {
         command: "multiconn-client",
-        kind: Kind::Other,
+        kind: Kind::ReportingClient,
         success: "All bytes came back on all connections",
         failure: "A connection failed, or a byte did not come back as it was sent",
         examples: &[
@@ -157,8 +163,12 @@ const NOTES: &[Notes] = &[
                 "Send 50 times 100 messages, without waiting for the echo of each",
             ),
             (
+                "PROGRAM multiconn-client localhost:7000 10 --rate 5000 --duration 1m",
+                "Measure the latency at 5,000 messages a second",
+            ),
+            (
                 "PROGRAM multiconn-client localhost:7000 10 --mode lockstep --rounds 1000 --json",
-                "Measure latency, and report it as JSON",
+                "Send each message after the echo of the one before, and report as JSON",
             ),
         ],
     },
@@ -220,7 +230,7 @@ const NOTES: &[Notes] = &[
     },
     Notes {
         command: "fanout-client",
-        kind: Kind::Other,
+        kind: Kind::ReportingClient,
         success: "--count is reached; without --count, the server has ended the stream after a \
                   whole message; or the reader of standard output has closed it",
         failure: "The connection failed; or the stream ended by a reset, within a message, before \

@@ -26,11 +26,12 @@ use wirestate_core::shared::{Lock, Shared};
 
 use crate::{CommandError, standard_error::STANDARD_ERROR};
 
-/// Help on signals, for clients that report.
-pub(super) const HELP: &str = "\
-Signals: on SIGINT (Ctrl-C) or SIGTERM, the client ends, reports what was done so far, and the \
-process ends by that signal: its exit status in a shell is 130 or 143. A second signal ends the \
-process at once.";
+/// Help on signals, for clients that report: each signal, and what happens.
+pub(super) const HELP: [(&str, &str); 1] = [(
+    "SIGINT, SIGTERM",
+    "The client ends, and reports what was done so far. Then the process ends by that signal: its \
+     exit status in a shell is 130 or 143. A second signal ends the process at once",
+)];
 
 /// Handles SIGINT and SIGTERM from now on. The returned future returns the first one. The second
 /// one ends the process, even if the runtime is stuck.

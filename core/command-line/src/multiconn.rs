@@ -51,7 +51,7 @@ pub(super) struct Flags {
     rounds: Option<u64>,
     /// Send no more messages after this time. Messages in flight may then still come back, for at
     /// most 10s
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     /// How many messages a second are due, of all connections together. Each connection sends its
     /// share, as far as --mode allows; later messages wait
@@ -87,6 +87,13 @@ enum Mode {
 
 fn size(text: &str) -> Result<usize, String> {
     values::bytes_within(1..=1 << 30, text)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match values::time(text)? {
+        Duration::ZERO => Err("a duration must be non-zero".into()),
+        duration => Ok(duration),
+    }
 }
 
 pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<(), CommandError> {

@@ -17,12 +17,8 @@ use wirestate_tls::{MaybeTls, TlsReason};
 
 use super::{MessageInspector, message_size, unix_epoch};
 use crate::{
-    CommandError, CommandRuntime,
-    connect::ConnectFlags,
-    interrupt::{self, interrupted},
-    log,
-    progress_line::ProgressLine,
-    tls, values,
+    CommandError, CommandRuntime, connect::ConnectFlags, interrupt::interrupted, log,
+    progress_line::ProgressLine, tls, values,
 };
 
 /// Writes the messages of a fan-out server to standard output, and shows their rate
@@ -30,7 +26,6 @@ use crate::{
 /// The rate is shown on standard error, once a second. The messages of a fanout-source have a
 /// number and a time, so that gaps and lag are shown as well.
 #[derive(Args, Debug)]
-#[command(after_help = interrupt::HELP)]
 pub(crate) struct Flags {
     /// The server's address, HOST:PORT or unix:PATH
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::remote)]
