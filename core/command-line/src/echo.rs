@@ -155,7 +155,7 @@ async fn pass_through<S: Source + Sink, C: Clock>(
     address: &str,
 ) -> Result<(), CommandError> {
     let mut input = StandardInput::blocks().map_err(CommandError::Input)?;
-    let mut output = StandardOutput::new().map_err(CommandError::Output)?;
+    let mut output = StandardOutput::escaped_on_terminal().map_err(CommandError::Output)?;
     let ended = poll_fn(|cx| {
         let waker = cx.waker().clone();
         drive.poll_until(cx, |client, now| {
@@ -168,9 +168,9 @@ async fn pass_through<S: Source + Sink, C: Clock>(
         Err(ended) => ended,
     };
     // All that was received has been taken, and is written first.
-    let flushed = flush(&mut output).await;
+    let written = output.finish().await;
     match ended {
-        Ended::Reason(TlsReason::Inner(StreamReason::Complete { .. })) => flushed,
+        Ended::Reason(TlsReason::Inner(StreamReason::Complete { .. })) => written,
         Ended::Reason(_) | Ended::Aborted => Err(CommandError::ended(address, &ended)),
     }
 }
@@ -197,13 +197,6 @@ fn transfer(
         output.write(block);
     }
     Ok(())
-}
-
-/// Waits until everything is written to `output`.
-async fn flush(output: &mut StandardOutput) -> Result<(), CommandError> {
-    poll_fn(|cx| output.poll_ready(cx)).await.map_err(CommandError::Output)?;
-    output.write(Bytes::new());
-    poll_fn(|cx| output.poll_ready(cx)).await.map_err(CommandError::Output)
 }
 
 /// The source of the messages.

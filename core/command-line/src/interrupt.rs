@@ -1,20 +1,15 @@
 //! SIGINT and SIGTERM of clients that report: the first one ends the command, the second one ends
 //! the process.
 
-use core::{
-    ffi::c_int,
-    future::poll_fn,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-    task::{Poll, Waker},
-    time::Duration,
-};
+use core::ffi::c_int;
 use std::{
-    future::Future,
-    io::{self, Read},
+    future::{Future, poll_fn},
     os::unix::net::UnixStream,
     process::ExitCode,
-    sync::Arc,
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use signal_hook::{
@@ -22,9 +17,13 @@ use signal_hook::{
     flag,
     low_level::{emulate_default_handler, pipe},
 };
-use wirestate_core::shared::{Lock, Shared};
+use wirestate_core::drive::{Clock, Source};
 
-use crate::{CommandError, standard_error::STANDARD_ERROR};
+use crate::{
+    CommandError, CommandRuntime,
+    signals::{SAME_SIGNAL, has_threads, set_on_thread},
+    standard_error::STANDARD_ERROR,
+};
 
 /// Help on signals, for clients that report: each signal, and what happens.
 pub(super) const HELP: [(&str, &str); 1] = [(
@@ -34,46 +33,42 @@ pub(super) const HELP: [(&str, &str); 1] = [(
 )];
 
 /// Handles SIGINT and SIGTERM from now on. The returned future returns the first one. The second
-/// one ends the process, even if the runtime is stuck.
+/// one ends the process.
 ///
-/// Signals within 100 ms count as one: timeout(1) sends its signal twice. A thread waits for the
-/// first one.
-pub(super) fn interrupted() -> Result<impl Future<Output = c_int>, CommandError> {
+/// Signals within 100 ms count as one: timeout(1) sends its signal twice. As for servers
+/// ([`handle_signals`](crate::signals::handle_signals)), a process with a single thread needs no
+/// second one.
+pub(super) fn interrupted<R: CommandRuntime>(
+    runtime: &R,
+) -> Result<impl Future<Output = c_int> + use<R>, CommandError> {
     let ends_process = Arc::new(AtomicBool::new(false));
-    let signal = Arc::new(AtomicUsize::new(0));
-    let waker = Shared::new(Lock::new(None::<Waker>));
-    let mut receiver = register(&ends_process, &signal).map_err(CommandError::Signals)?;
-    let shared_waker = waker.clone();
-    let wait = move || {
-        if receiver.read_exact(&mut [0]).is_ok() {
-            if let Some(waker) = shared_waker.with(Option::take) {
-                waker.wake();
-            }
-            thread::sleep(SAME_SIGNAL);
-            ends_process.store(true, SeqCst);
+    let number = Arc::new(AtomicUsize::new(0));
+    let register = || {
+        let (receiver, sender) = UnixStream::pair()?;
+        for signal in SIGNALS {
+            flag::register_conditional_default(signal, ends_process.clone())?;
+            flag::register_usize(signal, number.clone(), signal.unsigned_abs() as usize)?;
+            pipe::register(signal, sender.try_clone()?)?;
         }
+        if has_threads() {
+            set_on_thread(&SIGNALS, ends_process.clone())?;
+        }
+        runtime.adopt(receiver)
     };
-    let thread = thread::Builder::new().name("signals".into());
-    thread.spawn(wait).map_err(CommandError::Signals)?;
-    Ok(poll_fn(move |cx| {
-        waker.with(|waker| *waker = Some(cx.waker().clone()));
-        match signal.load(SeqCst) {
-            0 => Poll::Pending,
-            signal => Poll::Ready(signal.try_into().unwrap_or(SIGTERM)),
-        }
-    }))
-}
-
-/// Handles both signals: they set `signal` and send a byte to the returned socket. Once
-/// `ends_process` is set, they end the process.
-fn register(ends_process: &Arc<AtomicBool>, signal: &Arc<AtomicUsize>) -> io::Result<UnixStream> {
-    let (receiver, sender) = UnixStream::pair()?;
-    for number in [SIGINT, SIGTERM] {
-        flag::register_conditional_default(number, ends_process.clone())?;
-        flag::register_usize(number, signal.clone(), number.unsigned_abs() as usize)?;
-        pipe::register(number, sender.try_clone()?)?;
-    }
-    Ok(receiver)
+    let mut receiver = register().map_err(CommandError::Signals)?;
+    let runtime = runtime.clone();
+    Ok(async move {
+        let _ = poll_fn(|cx| receiver.poll_read(cx, &mut [0])).await;
+        let mut clock = runtime.clock();
+        let until = clock.now() + SAME_SIGNAL;
+        let set = async move {
+            poll_fn(|cx| clock.poll_until(cx, until)).await;
+            ends_process.store(true, SeqCst);
+        };
+        // Without the task, a second signal does not end the process.
+        let _ = runtime.spawn(set);
+        number.load(SeqCst).try_into().unwrap_or(SIGTERM)
+    })
 }
 
 /// Ends the process by `signal`, so that a shell sees what has happened. Lines for standard error
@@ -85,5 +80,4 @@ pub(super) fn end_process(signal: c_int) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A signal within this time after the first one is not a second signal.
-const SAME_SIGNAL: Duration = Duration::from_millis(100);
+const SIGNALS: [c_int; 2] = [SIGINT, SIGTERM];

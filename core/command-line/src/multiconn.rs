@@ -114,7 +114,7 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<
             config.with_messages(flags.message.into_iter().map(Bytes::from).collect::<Vec<_>>());
     }
     let tls = flags.tls.load(&flags.address, flags.connect.connect_timeout.0)?;
-    let interrupted = interrupted()?;
+    let interrupted = interrupted(runtime)?;
     let run = LoadRun::start(
         runtime,
         &flags.address,

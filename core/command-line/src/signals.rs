@@ -118,7 +118,7 @@ fn hangup<R: CommandRuntime>(runtime: &R) -> Result<R::Socket, CommandError> {
 }
 
 /// Starts a thread that sets `ends_process` after the first signal, even if the runtime is stuck.
-fn set_on_thread(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
+pub(super) fn set_on_thread(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
     let (mut receiver, sender) = UnixStream::pair()?;
     for &signal in signals {
         pipe::register(signal, sender.try_clone()?)?;
@@ -134,7 +134,7 @@ fn set_on_thread(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result
 
 /// Whether this process has more than one thread (proc(5)). The log's thread, which is temporary,
 /// does not count.
-fn has_threads() -> bool {
+pub(super) fn has_threads() -> bool {
     let log_threads = usize::from(STANDARD_ERROR.has_writer());
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1 + log_threads)
 }
@@ -148,7 +148,7 @@ fn ignores_hangup() -> bool {
 }
 
 /// A signal within this time after the first one is not a second signal.
-const SAME_SIGNAL: Duration = Duration::from_millis(100);
+pub(super) const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    future::poll_fn,
     io::{self, IsTerminal, Write},
     mem,
     os::fd::AsFd,
@@ -13,12 +14,11 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::shared::{Lock, Shared};
 
-use crate::output::printable;
+use crate::{CommandError, output::printable};
 
 /// Standard output, in blocks of any size. A thread writes one block at a time.
 ///
-/// The thread blocks in write(2), because epoll(7) does not support regular files. On a terminal,
-/// control characters are escaped, because a terminal executes them.
+/// The thread blocks in write(2), because epoll(7) does not support regular files.
 pub(super) struct StandardOutput {
     blocks: SyncSender<Bytes>,
     shared: Shared<Lock<State>>,
@@ -37,9 +37,18 @@ enum LastWrite {
 }
 
 impl StandardOutput {
-    pub(super) fn new() -> io::Result<Self> {
+    /// Bytes are written as they are.
+    pub(super) fn unchanged() -> io::Result<Self> {
+        Self::new(false)
+    }
+
+    /// On a terminal, control characters are escaped, because a terminal executes them.
+    pub(super) fn escaped_on_terminal() -> io::Result<Self> {
+        Self::new(io::stdout().is_terminal())
+    }
+
+    fn new(escapes: bool) -> io::Result<Self> {
         let stdout = io::stdout();
-        let is_terminal = stdout.is_terminal();
         // Its own buffer would copy each block.
         let mut output = File::from(stdout.as_fd().try_clone_to_owned()?);
         let (blocks, received) = sync_channel::<Bytes>(1);
@@ -49,7 +58,7 @@ impl StandardOutput {
         thread::Builder::new().name("standard-output".into()).spawn(move || {
             let mut partial = Vec::new();
             for block in received {
-                let written = if !is_terminal {
+                let written = if !escapes {
                     output.write_all(&block)
                 } else if block.is_empty() {
                     output.write_all(printable(&mem::take(&mut partial)).as_bytes())
@@ -86,6 +95,16 @@ impl StandardOutput {
             }
             LastWrite::Failed(error) => Poll::Ready(Err(error)),
         })
+    }
+
+    /// Writes what an incomplete character at the end has left, and waits until all is written.
+    ///
+    /// # Errors
+    /// As [`poll_ready`](Self::poll_ready).
+    pub(super) async fn finish(&mut self) -> Result<(), CommandError> {
+        poll_fn(|cx| self.poll_ready(cx)).await.map_err(CommandError::Output)?;
+        self.write(Bytes::new());
+        poll_fn(|cx| self.poll_ready(cx)).await.map_err(CommandError::Output)
     }
 
     /// Writes a block; an empty one is the end. Call it only after

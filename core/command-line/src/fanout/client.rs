@@ -1,24 +1,29 @@
 //! The command `fanout-client`.
 
-use core::{num::NonZeroUsize, pin::pin, task::Poll, time::Duration};
-use std::{
-    future::{Future as _, poll_fn},
-    io::{self, Write},
+use core::{
+    ffi::c_int,
+    num::NonZeroUsize,
+    pin::pin,
+    task::{Poll, ready},
+    time::Duration,
 };
+use std::future::{Future as _, poll_fn};
 
+use bytes::Bytes;
 use clap::Args;
 use wirestate_core::{
     Event, Instant, Machine,
     drive::{Clock, Drive, Ended},
     fanout::{Client, ClientReason},
     quantity::Time,
+    runtime::within,
 };
 use wirestate_tls::{MaybeTls, TlsReason};
 
 use super::{MessageInspector, message_size, unix_epoch};
 use crate::{
     CommandError, CommandRuntime, connect::ConnectFlags, interrupt::interrupted, log,
-    progress_line::ProgressLine, tls, values,
+    progress_line::ProgressLine, standard_output::StandardOutput, tls, values,
 };
 
 /// Writes the messages of a fan-out server to standard output, and shows their rate
@@ -57,27 +62,33 @@ pub(crate) async fn run<R: CommandRuntime>(
     let mut rate = RateLine::new(clock.now(), !log.quiet);
     // How many more bytes --count allows.
     let mut remaining = count.map(|count| count.saturating_mul(frame.get() as u64));
-    let mut interrupted = pin!(interrupted()?);
+    let mut output = StandardOutput::unchanged().map_err(CommandError::Output)?;
+    let mut interrupted = pin!(interrupted(runtime)?);
     let ended = loop {
         let next = poll_fn(|cx| {
             if let Poll::Ready(signal) = interrupted.as_mut().poll(cx) {
-                return Poll::Ready(Err(signal));
+                return Poll::Ready(Ok(Next::Interrupted(signal)));
             }
             if rate.is_shown && clock.poll_until(cx, rate.next).is_ready() {
-                return Poll::Ready(Ok(None));
+                return Poll::Ready(Ok(Next::ShowRate));
             }
-            drive.poll_until(cx, |client, _| client.inner_mut().take()).map(|next| Ok(Some(next)))
+            if let Err(error) = ready!(output.poll_ready(cx)) {
+                return Poll::Ready(Err(CommandError::Output(error)));
+            }
+            drive
+                .poll_until(cx, |client, _| client.inner_mut().take())
+                .map(|next| Ok(Next::Received(next)))
         });
-        match next.await {
-            Err(signal) => break Err(signal),
-            Ok(None) => rate.show(clock.now(), &inspector),
-            Ok(Some(Ok(mut bytes))) => {
+        match next.await? {
+            Next::Interrupted(signal) => break Err(signal),
+            Next::ShowRate => rate.show(clock.now(), &inspector),
+            Next::Received(Ok(mut bytes)) => {
                 if let Some(remaining) = &mut remaining {
                     bytes.truncate(usize::try_from(*remaining).unwrap_or(usize::MAX));
                     *remaining -= bytes.len() as u64;
                 }
                 inspector.inspect(&bytes, clock.now());
-                io::stdout().lock().write_all(&bytes).map_err(CommandError::Output)?;
+                output.write(bytes);
                 if remaining == Some(0) {
                     let shut_down = |client: &mut MaybeTls<Client>, now| {
                         client.handle(now, Event::ShutDown);
@@ -88,12 +99,15 @@ pub(crate) async fn run<R: CommandRuntime>(
                     }
                 }
             }
-            Ok(Some(Err(ended))) => break Ok(ended),
+            Next::Received(Err(ended)) => break Ok(ended),
         }
     };
-    io::stdout().lock().flush().map_err(CommandError::Output)?;
+    // After a signal, the reader of standard output may not read.
+    let limit = ended.is_err().then_some(INTERRUPT_WAIT);
+    let written = within(&mut clock, limit, output.finish()).await;
     rate.end(clock.now(), &inspector);
     let ended = ended.map_err(CommandError::Interrupted)?;
+    written.unwrap_or(Ok(()))?;
     let reason = match ended {
         Ended::Reason(TlsReason::Inner(ClientReason::ShutDown)) => return Ok(()),
         Ended::Reason(TlsReason::Inner(ClientReason::Closed)) => {
@@ -118,6 +132,14 @@ pub(crate) async fn run<R: CommandRuntime>(
         Ended::Reason(_) | Ended::Aborted => ended.to_string(),
     };
     Err(CommandError::Ended { address, reason })
+}
+
+/// What is next.
+enum Next {
+    Received(Result<Bytes, Ended<TlsReason<ClientReason>>>),
+    ShowRate,
+    /// By this signal.
+    Interrupted(c_int),
 }
 
 /// Shows the rate of messages on standard error, once a second.
@@ -160,4 +182,6 @@ impl RateLine {
     }
 }
 
+/// How long the last block may take to be written after a signal.
+const INTERRUPT_WAIT: Duration = Duration::from_secs(1);
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
