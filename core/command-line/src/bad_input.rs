@@ -13,7 +13,9 @@ use std::{
 
 use clap::Arg;
 
-use crate::{Command, definition::definition};
+use wirestate_core::quantity::{Size, Time};
+
+use crate::{Command, definition::definition, values};
 
 /// Wrong values of a flag, each with text that the message contains.
 ///
@@ -93,10 +95,11 @@ fn commands_and_flags() -> Vec<(clap::Command, Vec<Arg>)> {
         .collect()
 }
 
-/// Parses `words` after the program's name. Returns the error message.
-fn error(words: &[&OsStr]) -> String {
+/// Parses `words` after the program's name by the definition `all`. Returns the error message.
+fn error(all: &clap::Command, words: &[&OsStr]) -> String {
     let words = [&[OsStr::new("wirestate")], words].concat().into_iter().map(OsString::from);
-    let Err(error) = Command::parse("wirestate", words) else { panic!("it is accepted") };
+    let words: Vec<_> = words.collect();
+    let Err(error) = Command::parse_by(all.clone(), &words) else { panic!("it is accepted") };
     assert_eq!(error.exit_code(), 2);
     error.to_string()
 }
@@ -109,7 +112,7 @@ fn check(message: &str, flag: &Arg, value: &OsStr, expected: &str) {
 
 #[test]
 fn each_flag_with_a_wrong_value_says_what_is_expected() {
-    let mut count = 0;
+    let (all, mut count) = (definition("wirestate"), 0);
     for (command, flags) in commands_and_flags() {
         for flag in flags {
             let wrong = wrong_values(&flag);
@@ -133,12 +136,57 @@ fn each_flag_with_a_wrong_value_says_what_is_expected() {
                 // A flag without a value.
                 let is_switch = !flag.get_action().takes_values();
                 let expected = if is_switch { "unexpected value" } else { expected };
-                check(&error(&words), &flag, &value, expected);
+                check(&error(&all, &words), &flag, &value, expected);
                 count += 1;
             }
         }
     }
     assert!(count > 300, "{count}");
+}
+
+#[test]
+fn defaults_have_the_form_of_times_and_sizes_in_messages() {
+    for (_, flags) in commands_and_flags() {
+        for flag in flags {
+            let Some(name) = flag.get_value_names().and_then(|names| names.first()) else {
+                continue;
+            };
+            let defaults = flag.get_default_values().iter().filter_map(|value| value.to_str());
+            for default in defaults.filter(|default| *default != "off") {
+                let expected = match name.as_str() {
+                    "TIME" => Time(values::time(default).unwrap()).to_string(),
+                    "BYTES" | "BYTES|lines|bytes" => {
+                        Size(values::bytes(default).unwrap() as u64).to_string()
+                    }
+                    _ => continue,
+                };
+                assert_eq!(default, expected, "{flag}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_address_without_its_flag_or_in_two_words_has_a_tip() {
+    let all = definition("wirestate");
+    for (line, tip) in [
+        ("echo-server 5000", "write 127.0.0.1:5000 for this machine alone"),
+        ("echo-server :5000", "write 127.0.0.1:5000 for this machine alone"),
+        ("echo-server localhost:5000", "is written --listen localhost:5000"),
+        ("echo-server /tmp/x.sock", "write unix:/tmp/x.sock"),
+        ("echo-server --port 5000", "is written --listen HOST:PORT"),
+        ("proxy -p 5000", "is written --listen HOST:PORT"),
+        ("echo-client localhost 5000", "an address is one word: localhost:5000"),
+        ("echo-client ::1 5000", "an address is one word: [::1]:5000"),
+        ("fanout-client localhost:1 5000", "unexpected argument '5000'"),
+        ("man proxy 5000", "unexpected argument '5000'"),
+    ] {
+        let words: Vec<_> = line.split(' ').map(OsStr::new).collect();
+        let error = error(&all, &words);
+        assert!(error.contains(tip), "{line}: {error}");
+    }
+    let other = error(&all, &["echo-server".as_ref(), "--frobnicate".as_ref()]);
+    assert!(!other.contains("--listen"), "{other}");
 }
 
 /// Whether the environment of this process has wrong values.

@@ -188,20 +188,22 @@ impl Command {
     /// Parses a command line by the definition `all`, and explains errors.
     fn parse_by(all: clap::Command, words: &[OsString]) -> Result<Self, clap::Error> {
         let all = environment::without_empty_variables(all);
-        let error = match Self::try_parse_by(all.clone(), words) {
+        let mut parsed = all.clone();
+        let error = match Self::try_parse_by(&mut parsed, words) {
             Ok(command) => return Ok(command),
             Err(UsageError::Clap(message)) if !message.use_stderr() => return Err(message),
             Err(error) => error,
         };
         let is_same = |other: &UsageError| other.to_string() == error.to_string();
         let names_variables = environment::has_variables(&all) && {
-            let without_variables = environment::without_variables(all.clone());
-            !Self::try_parse_by(without_variables, words).as_ref().is_err_and(is_same)
+            let mut without_variables = environment::without_variables(all);
+            !Self::try_parse_by(&mut without_variables, words).as_ref().is_err_and(is_same)
         };
-        Err(error.message(all, words, names_variables))
+        Err(error.message(&mut parsed, words, names_variables))
     }
 
-    fn try_parse_by(mut all: clap::Command, words: &[OsString]) -> Result<Self, UsageError> {
+    /// Parses a command line, and checks whether flags contradict each other.
+    fn try_parse_by(all: &mut clap::Command, words: &[OsString]) -> Result<Self, UsageError> {
         let matches = all.try_get_matches_from_mut(words).map_err(UsageError::Clap)?;
         let command = Self::from_arg_matches(&matches).map_err(UsageError::Clap)?;
         command.subcommand.check().map_err(UsageError::Conflict)?;

@@ -1,9 +1,9 @@
 //! Wrong usage: its message and exit code.
 
-use core::fmt;
+use core::{fmt, net::Ipv6Addr};
 use std::{ffi::OsString, io, process::ExitCode};
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::{
     environment,
@@ -11,6 +11,7 @@ use crate::{
     log::{self, Reporter},
     output,
     terminal::has_colours,
+    values,
 };
 
 /// Why a command line was not accepted.
@@ -31,31 +32,23 @@ impl fmt::Display for UsageError {
 }
 
 impl UsageError {
-    /// Makes the message. `all` is the definition of the command line, `words` the command line.
+    /// Makes the message. `all` is the definition by which `words`, the command line, was parsed.
     /// If `names_variables`, the message names the environment variables that have caused the
     /// error.
     pub(super) fn message(
         self,
-        mut all: clap::Command,
+        all: &mut clap::Command,
         words: &[OsString],
         names_variables: bool,
     ) -> clap::Error {
-        let error = match self {
-            Self::Clap(error) if error.kind() != ErrorKind::InvalidUtf8 && !names_variables => {
-                return error;
-            }
-            error @ (Self::Clap(_) | Self::Conflict(_)) => error,
-        };
-        // Gives each command its full name, and the flags that all commands have.
-        all.build();
-        let names: Vec<_> =
-            all.get_subcommands().map(|known| known.get_name().to_owned()).collect();
-        let used = names.iter().find(|name| words.iter().any(|word| *word == ***name));
-        let used = match used {
+        let name = words.iter().find(|word| all.find_subcommand(word).is_some());
+        let used = match name {
             Some(name) => all.find_subcommand_mut(name).expect("it is a subcommand"),
-            None => &mut all,
+            None => all,
         };
-        match error {
+        // Parsing does it as far as it gets.
+        used.build();
+        match self {
             Self::Conflict(conflict) if names_variables => {
                 let conflict = format!("{conflict}; {}", environment::variables_in_use(used));
                 used.error(ErrorKind::ValueValidation, conflict)
@@ -69,11 +62,46 @@ impl UsageError {
                 used.error(ErrorKind::InvalidUtf8, error)
             }
             Self::Clap(mut error) => {
-                environment::name_variables(&mut error, used);
+                if error.kind() == ErrorKind::UnknownArgument
+                    && let Some(tip) = address_tip(&error, used, words)
+                {
+                    let tip = ContextValue::StyledStrs(vec![tip.into()]);
+                    error.insert(ContextKind::Suggested, tip);
+                } else if names_variables {
+                    environment::name_variables(&mut error, used);
+                }
                 error
             }
         }
     }
+}
+
+/// What to write instead of an argument that `command` does not have, if it is an address, or part
+/// of one.
+fn address_tip(error: &clap::Error, command: &clap::Command, words: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_server = command.get_arguments().any(|flag| flag.get_long() == Some("listen"));
+    if is_server {
+        let is_of_address = ["--address", "--bind", "--host", "--port", "-b", "-h", "-l", "-p"];
+        return if is_of_address.contains(&unknown.as_str()) {
+            Some("the address to listen on is written --listen HOST:PORT".into())
+        } else if unknown.starts_with('-') {
+            None
+        } else {
+            Some(match values::listen(unknown) {
+                Ok(address) => format!("the address to listen on is written --listen {address}"),
+                Err(error) => format!("the address to listen on is written --listen ADDR: {error}"),
+            })
+        };
+    }
+    // `localhost 5000`, as for nc(1).
+    let port: u16 = unknown.parse().ok()?;
+    let host = words.iter().rev().skip_while(|word| *word != &**unknown).nth(1)?.to_str()?;
+    let brackets = if host.parse::<Ipv6Addr>().is_ok() { ["[", "]"] } else { ["", ""] };
+    let address = values::remote(&format!("{}{host}{}:{port}", brackets[0], brackets[1])).ok()?;
+    Some(format!("an address is one word: {address}"))
 }
 
 /// Shows what clap says instead of a command: help or the version on standard output, wrong usage
