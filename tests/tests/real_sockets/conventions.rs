@@ -57,6 +57,17 @@ pub(crate) fn colours_obey_the_environment(binary: &str) {
     }
 }
 
+pub(crate) fn a_dumb_terminal_gets_no_escape_sequences(binary: &str) {
+    let server = Server::start(binary, &[]);
+    for (terminal, escapes) in [("dumb", false), ("xterm", true)] {
+        let mut client = command(binary);
+        let client = client.args(["multiconn-client", &server.address]).env("TERM", terminal);
+        let (status, shown) = on_terminal(client);
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(shown.contains(&b'\x1b'), escapes, "{terminal}: {}", shown.escape_ascii());
+    }
+}
+
 /// The log of a server that has served one connection.
 fn log_of_a_connection(mut server: Command) -> String {
     server.args(["echo-server", "--listen", "127.0.0.1:0"]);

@@ -47,6 +47,7 @@ macro_rules! on_every_runtime {
 on_every_runtime! {
     conventions:
         colours_obey_the_environment,
+        a_dumb_terminal_gets_no_escape_sequences,
         each_v_adds_lines_to_the_log,
         a_filter_selects_lines_of_the_log,
         text_that_cannot_be_written_fails,
