@@ -151,8 +151,19 @@ enum Subcommands {
 }
 
 impl Subcommands {
+    /// Whether it runs until a signal, and logs what happens.
     fn is_server(&self) -> bool {
-        matches!(self, Self::Server(_) | Self::Serve(_))
+        match self {
+            Self::Server(_) => true,
+            Self::Serve(flags) => !flags.check_config,
+            Self::EchoClient(_)
+            | Self::MulticonnClient(_)
+            | Self::AppClient(_)
+            | Self::FanoutClient(_)
+            | Self::Demo
+            | Self::Completions(_)
+            | Self::Man(_) => false,
+        }
     }
 
     /// Returns an error if flags contradict each other.

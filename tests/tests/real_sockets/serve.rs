@@ -209,8 +209,9 @@ pub(crate) fn a_configuration_is_checked_without_serving(binary: &str) {
     let valid = "the configuration is valid; servers: 1\n";
     assert_eq!(check(&good), (Some(0), valid.into()), "a check does not listen");
     let (code, error) = check(&good.replace("listen", "listn"));
-    let expected = format!("{}:3:1: unknown key `listn`; there is `listen`\n", file.display());
-    assert!(code == Some(2) && error.ends_with(&expected), "{code:?}: {error}");
+    let expected =
+        format!("{binary}: {}:3:1: unknown key `listn`; there is `listen`\n", file.display());
+    assert_eq!((code, error), (Some(2), expected));
     let (code, error) = check(&good.replace("prefix = \"1\"", "tls-cert = \"/nowhere\""));
     assert!(code == Some(1) && error.contains("cannot use /nowhere: "), "{code:?}: {error}");
     let output = run(binary, &["serve", "--config", "/nowhere/servers.toml"]);

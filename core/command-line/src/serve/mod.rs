@@ -28,7 +28,7 @@ pub(super) struct Flags {
     file: PathBuf,
     /// Check the configuration and the files that it names, and exit
     #[arg(long)]
-    check_config: bool,
+    pub(super) check_config: bool,
 }
 
 pub(super) async fn run<R: CommandRuntime>(
