@@ -11,9 +11,10 @@
 //! | [`load`] | the load generator of `multiconn-client` and the demo |
 //! | [`search`] | the service of `app-server`: a search in a table |
 //!
-//! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `serve`, `demo`,
-//! `completions`, `man`), and one per subject (`server`, `signals`, `systemd`, `open_files`, `log`,
-//! `exit_code`, …).
+//! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `serve`,
+//! `demo`, `completions`, `man`), one per subject (`server`, `signals`, `systemd`, `log`, …), and
+//! those of the command line itself: `definition` (all commands and flags), `help` (what a help
+//! text ends with), `usage` and `environment` (errors of flags and variables), `values`.
 
 #![forbid(unsafe_code)]
 
