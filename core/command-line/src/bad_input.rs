@@ -12,7 +12,6 @@ use std::{
 };
 
 use clap::Arg;
-
 use wirestate_core::quantity::{Size, Time};
 
 use crate::{Command, definition::definition, values};

@@ -46,7 +46,7 @@ impl UsageError {
             Some(name) => all.find_subcommand_mut(name).expect("it is a subcommand"),
             None => all,
         };
-        // Parsing does it as far as it gets.
+        // Parsing has built it only if it got that far.
         used.build();
         match self {
             Self::Conflict(conflict) if names_variables => {
@@ -84,7 +84,7 @@ fn address_tip(error: &clap::Error, command: &clap::Command, words: &[OsString])
     };
     let is_server = command.get_arguments().any(|flag| flag.get_long() == Some("listen"));
     if is_server {
-        let is_of_address = ["--address", "--bind", "--host", "--port", "-b", "-h", "-l", "-p"];
+        let is_of_address = ["--address", "--bind", "--host", "--port", "-b", "-l", "-p"];
         return if is_of_address.contains(&unknown.as_str()) {
             Some("the address to listen on is written --listen HOST:PORT".into())
         } else if unknown.starts_with('-') {
