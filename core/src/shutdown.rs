@@ -82,8 +82,8 @@ impl ShutdownHandle {
         })
     }
 
-    /// Runs `future` to its end. If a drain or an immediate shutdown is requested first, drops it and
-    /// returns `None`.
+    /// Runs `future` to its end. If a drain or an immediate shutdown is requested first, drops it
+    /// and returns `None`.
     pub async fn unless_requested<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {

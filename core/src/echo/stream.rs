@@ -42,8 +42,8 @@ impl StreamConfig {
 /// sent, and it reads when what it has received was [taken](Self::take). Its deadline stands still
 /// while received bytes wait to be taken.
 ///
-/// It holds the last input, and a block of 64 KiB for received bytes. Bytes that [`take`](Self::take)
-/// returns keep the whole block alive.
+/// It holds the last input, and a block of 64 KiB for received bytes. Bytes that
+/// [`take`](Self::take) returns keep the whole block alive.
 ///
 /// ```
 /// # use wirestate_core::{Event, Instant, Machine, drive, echo::{StreamClient, StreamConfig}};

@@ -80,7 +80,8 @@ fn converse(stream: &mut TcpStream, sent: &str, received: &str) {
 /// A table of an echo server that puts `prefix` in front of what it sends back.
 fn echo(name: &str, listen: &str, prefix: &str) -> String {
     format!(
-        "[servers.{name}]\ncommand = \"echo-server\"\nlisten = \"{listen}\"\nprefix = \"{prefix}\"\n"
+        "[servers.{name}]\ncommand = \"echo-server\"\nlisten = \"{listen}\"\n\
+         prefix = \"{prefix}\"\n"
     )
 }
 
