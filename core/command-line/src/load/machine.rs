@@ -395,7 +395,8 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Open => {
-                let limit = self.config.idle_timeout.filter(|_| self.awaits_server());
+                let awaits_server = self.config.schedule.is_none() || self.awaits_server();
+                let limit = self.config.idle_timeout.filter(|_| awaits_server);
                 let idle =
                     limit.map(|limit| self.progress.idle_deadline(self.last_activity, limit));
                 let all_begun = self.sent.messages == self.due && self.due < self.total;
