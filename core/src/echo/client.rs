@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress, config::with_setters, machine::impl_reason, teardown::Teardown,
+    WriteProgress, config::with_setters, machine::impl_reason, quantity::Time, teardown::Teardown,
 };
 
 /// The limits of a [`Client`].
@@ -121,7 +121,7 @@ pub enum ClientReason {
     #[error("the server closed the connection")]
     Closed,
     /// [`ClientConfig::reply_timeout`] ran out.
-    #[error("no reply within {limit:?}")]
+    #[error("no reply within {}", Time(*limit))]
     NoReply {
         /// The limit.
         limit: Duration,

@@ -18,7 +18,7 @@ use wirestate_core::{
     Fault, Instant, Reason,
     admission::{Admitted, ConnectionTable, Limits, Peer},
     buffer::Pool,
-    drive::{Clock, Drive},
+    drive::{Clock, Drive, Ended},
     quantity::Time,
     shared::{Lock, Shared},
     shutdown::ShutdownHandle,
@@ -103,10 +103,25 @@ pub(crate) struct Progress {
     pub(crate) bytes_per_second: u64,
 }
 
-/// The error of a connection that was not made.
+/// Why a connection has failed that its machine did not end.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-struct NotConnected(String);
+#[error("{text}")]
+struct Failure {
+    label: &'static str,
+    text: String,
+}
+
+impl Failure {
+    fn not_connected(text: String) -> Self {
+        Self { label: "not_connected", text }
+    }
+
+    /// Messages were in flight for `wait` after the end.
+    fn unfinished(wait: Duration) -> Self {
+        let text = format!("messages in flight did not come back within {}", Time(wait));
+        Self { label: "unfinished", text }
+    }
+}
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
@@ -120,9 +135,9 @@ impl Drop for TaskGuard {
     }
 }
 
-impl Reason for NotConnected {
+impl Reason for Failure {
     fn label(&self) -> &'static str {
-        "not_connected"
+        self.label
     }
 
     fn fault(&self) -> Fault {
@@ -242,14 +257,23 @@ impl LoadRun {
                     let mut drive = Drive::new(load, socket, clock).admitted(admitted);
                     let Err(ended) = drive.until(|_, _| None::<Infallible>).await;
                     let unanswered = drive.machine().inner().unanswered();
+                    let now = runtime.clock().now();
                     tally.with(|tally| {
                         tally.unanswered += unanswered;
-                        tally.ended(&ended);
+                        match ended {
+                            Ended::Reason(reason) => tally.ended(&reason),
+                            Ended::Aborted => {
+                                let wait = tally.stopped.map(|stopped| now.since(stopped));
+                                tally.ended(&Failure::unfinished(wait.unwrap_or_default()));
+                            }
+                        }
                     });
                     return;
                 }
-                Some(Err(error)) => NotConnected(error.to_string()),
-                None => NotConnected(format!("the run ended before {address} was connected to")),
+                Some(Err(error)) => Failure::not_connected(error.to_string()),
+                None => Failure::not_connected(format!(
+                    "the run ended before {address} was connected to"
+                )),
             };
             tally.with(|tally| tally.ended(&not_connected));
             admitted.end(&not_connected, now);
@@ -267,7 +291,7 @@ impl LoadRun {
     ///
     /// After `duration`, or with the signal that `interrupted` returns, no message is sent any
     /// more. Messages in flight may then still come back, for 10 s after `duration` and for 2 s
-    /// after a signal. Returns the signal.
+    /// after a signal. After that, connections are reset. Returns the signal.
     pub(crate) async fn finish<R: CommandRuntime>(
         &self,
         runtime: &R,
@@ -304,7 +328,8 @@ impl LoadRun {
                 }
                 let now = clock.now();
                 if give_up_at.is_some_and(|at| at <= now) {
-                    return Poll::Ready(Ok(signal));
+                    give_up_at = None;
+                    self.table.abort();
                 }
                 if stop_at.is_some_and(|at| at <= now) {
                     (stop_at, give_up_at) = (None, Some(now + IN_FLIGHT_WAIT));
@@ -383,13 +408,6 @@ impl LoadRun {
         let totals = self.totals();
         self.tally.with(|tally| {
             let stopped = tally.stopped.unwrap_or(now);
-            let mut failures = tally.failures.clone();
-            if tally.finished < self.connections {
-                let wait = Time(now.since(stopped));
-                let first = format!("messages in flight did not come back within {wait}");
-                let connections = (self.connections - tally.finished) as u64;
-                failures.insert("unfinished", FailureCount { connections, first });
-            }
             let messages = tally.round_trips.len();
             let open_loop = self.schedule.map(|schedule| {
                 let unanswered = tally.unanswered + totals.unanswered;
@@ -406,7 +424,7 @@ impl LoadRun {
                 address: self.address.clone(),
                 connections: self.connections,
                 complete: tally.complete,
-                failures,
+                failures: tally.failures.clone(),
                 messages,
                 bytes_sent: totals.bytes_sent,
                 bytes_received: totals.bytes_received,
