@@ -2,21 +2,22 @@
 //!
 //! | page | content |
 //! |---|---|
-//! | `/` | JSON: a `message`, and the state, the connections and the counts of each server |
+//! | `/` | the state and the counts of each server |
 //! | `/healthz` | 200 while the process answers |
-//! | `/readyz` | 200 while all servers accept connections; 503 once a shutdown is requested |
+//! | `/readyz` | 200 while all servers accept connections, otherwise 503 |
 //! | `/metrics` | all metrics, for Prometheus |
 //! | `/connections` | the open connections, with `?server=NAME` those of one server |
 //!
-//! `/readyz` fails before the servers stop accepting, and while there is no server. `/metrics` is
-//! Prometheus' text format (`text/plain; version=0.0.4`), or `OpenMetrics` if the request accepts
-//! that. `/connections` is a table as text, JSON (`Accept: application/json` or `?format=json`), or a
-//! web page that refreshes itself every 2 s (`Accept: text/html` or `?format=html`).
+//! `/readyz` fails before the servers stop accepting, and while there is no server. `/` is JSON, or
+//! a page for browsers, which computes rates between two refreshes. `/metrics` is Prometheus' text
+//! format (`text/plain; version=0.0.4`), or `OpenMetrics`. `/connections` is a table as text, JSON,
+//! or a page for browsers. Both pages refresh themselves every 2 s. The request selects the format
+//! by `Accept`, or on `/` and `/connections` by `?format=json`, `html` or `text`.
 //!
 //! A [`Server`] is the state that the connections of one status server share. A [`Connection`] is
 //! the machine of one connection. [`Services`] is the list of the servers that it shows, each of
-//! them a [`Service`], which can be replaced at any time. A service with metrics beyond those of its
-//! [`ConnectionTable`](crate::admission::ConnectionTable) implements [`MetricsSource`]. The source
+//! them a [`Service`], which can be replaced at any time. A service with metrics beyond those of
+//! its [`ConnectionTable`](crate::admission::ConnectionTable) implements [`MetricsSource`]. The source
 //! folder `metrics` has the names of all metrics.
 //!
 //! A fan-out server without a connection to its upstream is ready: subscribers can wait for the
@@ -85,9 +86,9 @@
 //! regardless of other clients.
 //!
 //! A status server holds at most 64 × 9 KiB (a head and a short answer each) + 48 ×
-//! [`Config::response_size`] (1,667,072 bytes by default, for one service) = 80.6 MB, and 4 × 8 KiB
-//! of idle buffers.
-//! The content of a request is not read: the request is answered, and the connection is closed.
+//! [`Config::response_size`] (1,667,072 bytes by default, with one service) = 80.6 MB, and 4 × 8 KiB
+//! of idle buffers. The content of a request is not read: the request is answered, and the
+//! connection is closed.
 //!
 //! # Security
 //!

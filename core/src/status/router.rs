@@ -3,7 +3,7 @@
 use super::{
     http::{AllowedHosts, Refusal, RequestHead, StatusCode, negotiate},
     metrics::Exposition,
-    pages::{ListFormat, Page},
+    pages::{ListFormat, OverviewFormat, Page},
 };
 
 /// A request for a page.
@@ -43,43 +43,51 @@ fn find(head: &RequestHead<'_>, hosts: &AllowedHosts) -> Result<Page, Refusal> {
 }
 
 fn page(head: &RequestHead<'_>) -> Result<Page, Refusal> {
-    let accept = || head.accept.iter().copied();
     Ok(match head.path {
-        "/" => Page::Overview,
+        "/" => Page::Overview(format(
+            head,
+            &[("application/json", OverviewFormat::Json), ("text/html", OverviewFormat::Html)],
+        )?),
         "/healthz" => Page::Health,
         "/readyz" => Page::Ready,
         "/metrics" => Page::Metrics(negotiate(
-            accept(),
+            head.accept.iter().copied(),
             &[
                 ("text/plain", Exposition::Text),
                 ("application/openmetrics-text", Exposition::OpenMetrics),
             ],
         )),
-        "/connections" => {
-            let format = match parameter(head.query, "format").as_deref() {
-                Some("text") => ListFormat::Text,
-                Some("json") => ListFormat::Json,
-                Some("html") => ListFormat::Html,
-                Some(_) => {
-                    let message = "the formats are text, json and html";
-                    return Err(Refusal::new(StatusCode::NotFound, message));
-                }
-                None => negotiate(
-                    accept(),
-                    &[
-                        ("text/plain", ListFormat::Text),
-                        ("text/html", ListFormat::Html),
-                        ("application/json", ListFormat::Json),
-                    ],
-                ),
-            };
-            Page::Connections { format, server: parameter(head.query, "server") }
-        }
+        "/connections" => Page::Connections {
+            format: format(
+                head,
+                &[
+                    ("text/plain", ListFormat::Text),
+                    ("text/html", ListFormat::Html),
+                    ("application/json", ListFormat::Json),
+                ],
+            )?,
+            server: parameter(head.query, "server"),
+        },
         _ => {
             let message = "the pages are /, /healthz, /readyz, /metrics and /connections";
             return Err(Refusal::new(StatusCode::NotFound, message));
         }
     })
+}
+
+/// The format that the request asks for, by `?format=` or by its `Accept` field.
+fn format<T: Copy>(head: &RequestHead<'_>, offers: &[(&str, T)]) -> Result<T, Refusal> {
+    let Some(name) = parameter(head.query, "format") else {
+        return Ok(negotiate(head.accept.iter().copied(), offers));
+    };
+    let wanted = match &*name {
+        "text" => "text/plain",
+        "json" => "application/json",
+        "html" => "text/html",
+        _ => return Err(NO_SUCH_FORMAT),
+    };
+    let offer = offers.iter().find(|(offer, _)| *offer == wanted);
+    offer.map(|(_, format)| *format).ok_or(NO_SUCH_FORMAT)
 }
 
 /// The value of a parameter in a query. Percent-encoded bytes are decoded (RFC 3986, section 2.1).
@@ -101,6 +109,8 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+const NO_SUCH_FORMAT: Refusal =
+    Refusal::new(StatusCode::NotFound, "the formats are text (not of /), json and html");
 const CONTENT: Refusal =
     Refusal::new(StatusCode::ContentTooLarge, "a request must not have content");
 

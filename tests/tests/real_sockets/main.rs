@@ -199,7 +199,7 @@ on_every_runtime! {
     status:
         curl_and_python_read_every_page,
         prometheus_reads_the_metrics_in_both_formats,
-        the_page_reloads_itself_in_a_browser,
+        the_pages_refresh_themselves_in_a_browser,
         readiness_fails_first_and_the_status_answers_during_a_drain,
         a_lame_duck_accepts_while_readiness_fails,
         the_status_answers_when_the_service_is_full,

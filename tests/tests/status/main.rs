@@ -4,6 +4,7 @@
 
 mod alone;
 mod attacks;
+mod browser;
 mod heads;
 mod services;
 mod together;

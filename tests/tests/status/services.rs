@@ -1,11 +1,16 @@
 //! A status server of several services, which are replaced while it runs.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use serde_json::Value;
 use wirestate_core::{
-    Instant,
-    admission::{Admitted, Peer},
+    Instant, Status,
+    admission::{Admitted, Command, Peer},
     fanout::Feed,
     proxy::{Balance, Upstreams},
     serve::ServerHandle,
@@ -140,4 +145,23 @@ fn servers_are_replaced_while_the_status_is_served() {
     assert_eq!((&c["name"], &c["state"]), (&"c".into(), &"stopping".into()));
     services.set([]);
     assert_eq!(names(), Value::Array(vec![]));
+}
+
+#[test]
+fn the_connections_that_lag_most_are_in_the_overview() {
+    let handle = ServerHandle::default();
+    let server = server(&Services::from([service("fanout", &handle)]));
+    let lags = [3, 0, 9, 1, 7, 2, 5];
+    let open: Vec<_> = lags.iter().map(|_| admit(&handle, 1)).collect();
+    for (connection, lag) in open.iter().zip(lags) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let status = Status { state: if lag > 2 { "late" } else { "open" }, queued: 0, lag };
+        connection.publish(status, &mut cx, Command::None);
+    }
+    let shown = json(&server, "/")["servers"][0].clone();
+    let lagging = shown["lagging"].as_array().unwrap();
+    let rows = lagging.iter().map(|row| (row["id"].as_u64().unwrap(), row["lag"].clone()));
+    let expected = [(3, 9), (5, 7), (7, 5), (1, 3), (6, 2)].map(|(id, lag)| (id, lag.into()));
+    assert_eq!(rows.collect::<Vec<_>>(), expected);
+    assert_eq!(shown["connections"]["states"], serde_json::json!({"late": 4, "open": 3}));
 }

@@ -10,6 +10,7 @@ use prometheus_client::{
 };
 
 use super::{Families, MetricValue, family::Family};
+use crate::quantity::Seconds;
 
 /// A text format of Prometheus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ fn encode_value(
             encode_sample(metric, &own, |sample| encode_counter(sample, count))
         }
         MetricValue::CounterSeconds(time) => {
-            encode_sample(metric, &own, |sample| encode_counter(sample, &time.as_secs_f64()))
+            encode_sample(metric, &own, |sample| encode_counter(sample, &Seconds(*time).to_f64()))
         }
         MetricValue::Counters { label, counts } => counts.iter().try_for_each(|(value, count)| {
             encode_sample(metric, &with(label, value), |sample| encode_counter(sample, count))
@@ -97,7 +98,7 @@ fn encode_value(
             encode_sample(metric, &own, |sample| sample.encode_gauge(amount))
         }
         MetricValue::GaugeSeconds(time) => {
-            encode_sample(metric, &own, |sample| sample.encode_gauge(&time.as_secs_f64()))
+            encode_sample(metric, &own, |sample| sample.encode_gauge(&Seconds(*time).to_f64()))
         }
         MetricValue::Gauges { label, amounts } => amounts.iter().try_for_each(|(value, amount)| {
             encode_sample(metric, &with(label, value), |sample| sample.encode_gauge(amount))
@@ -105,7 +106,7 @@ fn encode_value(
         MetricValue::Histogram { bounds, counts, sum } => {
             let bounds = bounds.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
-            let (sum, count) = (sum.as_secs_f64(), counts.iter().sum());
+            let (sum, count) = (Seconds(*sum).to_f64(), counts.iter().sum());
             encode_sample(metric, &own, |sample| {
                 sample.encode_histogram::<[Label<'_>; 0]>(sum, count, &buckets, None)
             })

@@ -1,6 +1,9 @@
 //! The list of open connections of the page `/connections`, and its text format.
 
-use core::fmt::{self, Write};
+use core::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -9,7 +12,12 @@ use super::{
     json::seconds,
     message,
 };
-use crate::{Instant, Status, admission::ConnectionEntry, shared::Shared};
+use crate::{
+    Instant, Status,
+    admission::ConnectionEntry,
+    quantity::{Size, Time},
+    shared::Shared,
+};
 
 /// The open connections, the oldest first, at most
 /// [`Config::listed`](super::super::Config::listed).
@@ -17,7 +25,8 @@ use crate::{Instant, Status, admission::ConnectionEntry, shared::Shared};
 pub(super) struct ConnectionList<'a> {
     /// The state of the servers, in one line.
     pub(super) message: String,
-    uptime_seconds: f64,
+    #[serde(rename = "uptime_seconds", serialize_with = "seconds")]
+    uptime: Duration,
     /// The number of open connections, listed or not.
     open: u64,
     pub(super) connections: Vec<Row<'a>>,
@@ -33,8 +42,10 @@ pub(super) struct Row<'a> {
     state: &'static str,
     bytes_received: u64,
     bytes_sent: u64,
-    age_seconds: f64,
-    idle_seconds: f64,
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    age: Duration,
+    #[serde(rename = "idle_seconds", serialize_with = "seconds")]
+    idle: Duration,
     lag: u64,
     queued: usize,
     /// As whom the peer has authenticated itself.
@@ -64,7 +75,7 @@ impl<'a> ConnectionList<'a> {
             |(service, connection): (&'a Service, Shared<_>)| Row::new(service, &connection, now);
         Self {
             message: message(server, services),
-            uptime_seconds: seconds(now.since(server.started)),
+            uptime: now.since(server.started),
             open,
             connections: connections.into_iter().map(row).collect(),
         }
@@ -72,9 +83,9 @@ impl<'a> ConnectionList<'a> {
 
     /// The state of the servers, in one line.
     pub(super) fn summary(&self) -> String {
-        let Self { message, uptime_seconds, open, connections } = self;
-        let mut summary =
-            format!("{message}, up for {uptime_seconds:.0} s; open connections: {open}");
+        let Self { message, uptime, open, connections } = self;
+        let uptime = Time(*uptime);
+        let mut summary = format!("{message}, up for {uptime}; open connections: {open}");
         if connections.len() as u64 != *open {
             push(&mut summary, format_args!(", of which {} are listed", connections.len()));
         }
@@ -91,8 +102,8 @@ impl<'a> ConnectionList<'a> {
             push(
                 &mut text,
                 format_args!(
-                    "{server:<width$} {id:>8} {peer:<22} {state:<10} {received:>14} {sent:>14} \
-                     {age:>10} {idle:>10} {lag:>8} {queued:>9} {identity}\n"
+                    "{server:<width$} {id:>8} {peer:<22} {state:<10} {received:>9} {sent:>9} \
+                     {age:>12} {idle:>12} {lag:>8} {queued:>9} {identity}\n"
                 ),
             );
         };
@@ -105,7 +116,7 @@ impl<'a> ConnectionList<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(service: &'a Service, connection: &ConnectionEntry, now: Instant) -> Self {
+    pub(super) fn new(service: &'a Service, connection: &ConnectionEntry, now: Instant) -> Self {
         let status = connection.status();
         Self {
             server: service.name(),
@@ -114,8 +125,8 @@ impl<'a> Row<'a> {
             state: state(status),
             bytes_received: connection.bytes_received(),
             bytes_sent: connection.bytes_sent(),
-            age_seconds: seconds(now.since(connection.since())),
-            idle_seconds: seconds(now.since(connection.last_activity())),
+            age: now.since(connection.since()),
+            idle: now.since(connection.last_activity()),
             lag: status.lag,
             queued: status.queued,
             identity: connection.identity().map(|identity| identity.to_string()),
@@ -129,12 +140,12 @@ impl<'a> Row<'a> {
             self.id.to_string(),
             self.peer.clone(),
             self.state.to_string(),
-            self.bytes_received.to_string(),
-            self.bytes_sent.to_string(),
-            format!("{:.1} s", self.age_seconds),
-            format!("{:.1} s", self.idle_seconds),
+            Size(self.bytes_received).to_string(),
+            Size(self.bytes_sent).to_string(),
+            Time(self.age).to_string(),
+            Time(self.idle).to_string(),
             self.lag.to_string(),
-            self.queued.to_string(),
+            Size(self.queued as u64).to_string(),
             self.identity.clone().unwrap_or_default(),
         ]
     }
@@ -153,7 +164,6 @@ pub(super) fn push(text: &mut String, more: fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use core::time::Duration;
     use std::sync::LazyLock;
 
     use super::{
@@ -174,21 +184,21 @@ mod tests {
             state: "the-longest-name-of-state",
             bytes_received: u64::MAX,
             bytes_sent: u64::MAX,
-            age_seconds: seconds(Duration::MAX),
-            idle_seconds: seconds(Duration::MAX),
+            age: Duration::MAX,
+            idle: Duration::MAX,
             lag: u64::MAX,
             queued: usize::MAX,
             identity: Some("&".repeat(100)),
         };
         let list = |rows| ConnectionList {
             message: format!("{} is accepting connections", *NAME),
-            uptime_seconds: seconds(Duration::MAX),
+            uptime: Duration::MAX,
             open: u64::MAX,
             connections: core::iter::repeat_with(row).take(rows).collect(),
         };
         for format in [
             |list: &ConnectionList| list.text().len(),
-            |list: &ConnectionList| html::page(list).len(),
+            |list: &ConnectionList| html::connections_page(list).len(),
             |list: &ConnectionList| to_json(list).len(),
         ] {
             for rows in [0, 1000] {

@@ -1,4 +1,4 @@
-//! The list of open connections as a page for browsers, which refreshes itself.
+//! The pages for browsers, which refresh themselves: the dashboard, and the open connections.
 
 use core::fmt::{self, Write};
 
@@ -7,22 +7,32 @@ use super::{
     connections::{COLUMNS, ConnectionList, push},
 };
 
-pub(super) fn respond(list: &ConnectionList) -> Response {
-    let html = page(list).into_bytes();
+/// The dashboard. Its script makes the content from the JSON of `/`.
+pub(super) fn dashboard() -> Response {
+    respond(DASHBOARD.into())
+}
+
+pub(super) fn connections(list: &ConnectionList<'_>) -> Response {
+    respond(connections_page(list).into_bytes())
+}
+
+fn respond(html: Vec<u8>) -> Response {
     let mut response = Response::new(StatusCode::Ok, "text/html; charset=utf-8", html);
     response.policy = Some(POLICY);
     response
 }
 
-pub(super) fn page(list: &ConnectionList) -> String {
-    let mut html = String::from(PAGE_TOP);
+pub(super) fn connections_page(list: &ConnectionList<'_>) -> String {
+    let mut html = String::from(HEAD);
     push(&mut html, format_args!("<title>{}</title>\n", Escaped(&list.message)));
-    push(&mut html, format_args!("<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"));
-    push(&mut html, format_args!("<p>{}</p>\n<table>\n<tr>", Escaped(&list.summary())));
+    html += CONNECTIONS_TOP;
+    push(&mut html, format_args!("<h1 class=\"summary\">{}</h1>\n", Escaped(&list.summary())));
+    html += "<nav><a href=\"/\">Overview</a></nav>\n<section class=\"table connections\">\n";
+    html += "<table>\n<thead><tr>";
     for column in COLUMNS {
         push(&mut html, format_args!("<th>{}</th>", Escaped(column)));
     }
-    html += "</tr>\n";
+    html += "</tr></thead>\n<tbody>\n";
     for row in &list.connections {
         html += "<tr>";
         for cell in row.cells() {
@@ -30,8 +40,7 @@ pub(super) fn page(list: &ConnectionList) -> String {
         }
         html += "</tr>\n";
     }
-    html += "</table>\n</main>\n";
-    push(&mut html, format_args!("<script>{SCRIPT}</script>\n</body>\n</html>\n"));
+    html += CONNECTIONS_END;
     html
 }
 
@@ -54,45 +63,42 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// The first lines of the page. The empty icon prevents a request for one.
-const PAGE_TOP: &str = r#"<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<link rel="icon" href="data:,">
-"#;
+/// The first lines of a page. The empty icon prevents a request for one.
+const HEAD: &str = include_str!("head.html");
 
-const STYLE: &str = r#"
-body { font: 14px system-ui, sans-serif; margin: 2em; color-scheme: light dark }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #8884 }
-td:nth-child(2), td:nth-child(3), th:nth-child(2), th:nth-child(3) { text-align: left }
-body.lost main { opacity: .4 }
-body.lost::before { content: "The server does not answer." }
-"#;
+const DASHBOARD: &str = concat!(
+    include_str!("head.html"),
+    "<title>Wirestate</title>\n<style>\n",
+    include_str!("style.css"),
+    "</style>\n</head>\n<body>\n<p id=\"alert\" role=\"alert\" hidden></p>\n<main>\n",
+    "<noscript>This page needs JavaScript. <a href=\"/connections\">Connections</a> and ",
+    "<a href=\"/?format=json\">JSON</a> do not.</noscript>\n</main>\n<script>\n",
+    include_str!("dashboard.js"),
+    "</script>\n</body>\n</html>\n"
+);
 
-/// Loads the page again every two seconds, and replaces its content.
-const SCRIPT: &str = r"
-const renew = async () => {
-  try {
-    const answer = await fetch('/connections?format=html');
-    const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
-    document.querySelector('main').replaceWith(page.querySelector('main'));
-    document.body.className = 'live';
-  } catch {
-    document.body.className = 'lost';
-  }
-  setTimeout(renew, 2000);
-};
-setTimeout(renew, 2000);
-";
+/// What follows the title of the page of connections, up to the content.
+const CONNECTIONS_TOP: &str = concat!(
+    "<style>\n",
+    include_str!("style.css"),
+    "</style>\n</head>\n<body>\n",
+    "<p id=\"alert\" role=\"alert\" hidden>The server does not answer.</p>\n",
+    "<main>\n",
+);
 
-/// `Content-Security-Policy`: allows only [`STYLE`] and [`SCRIPT`], by their SHA-256 hashes
+const CONNECTIONS_END: &str = concat!(
+    "</tbody></table></section>\n</main>\n<script>\n",
+    include_str!("connections.js"),
+    "</script>\n</body>\n</html>\n"
+);
+
+/// `Content-Security-Policy`: allows only the style and the scripts, by their SHA-256 hashes
 /// (Content Security Policy, level 2).
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
-    script-src 'sha256-hKtcjNMwwzU3f6gVgD6Zc7LMKB7Ijcwk6Fa2FwS//Y8='; \
-    style-src 'sha256-flLVMQUPJccU0Pw/ZB+Moekvyp+1C8kr5qvve85L7/A='; \
+    script-src \
+    'sha256-m+bnWp4qru2QrXzr1rUcX7MCoulYnCrfNAhUpsW+ZIo=' \
+    'sha256-f2kCq+r6M+Y7hHKg7ohx+W7XbHEvsvlsfT52gnqFv/o='; \
+    style-src 'sha256-OWky00ASkk1dW7Q1iDQibr+ivEQEMqCYvprBxwQNQGw='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[cfg(test)]

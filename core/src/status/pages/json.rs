@@ -2,9 +2,11 @@
 
 use core::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::super::http::{Response, StatusCode};
+use crate::quantity::Seconds;
 
 /// A response with `value` as indented JSON.
 pub(super) fn respond(value: &impl Serialize) -> Response {
@@ -17,8 +19,29 @@ pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// A time in seconds, to the millisecond.
-pub(super) fn seconds(time: Duration) -> f64 {
-    let millis = u32::try_from(time.as_millis()).map_or(time.as_secs_f64() * 1000.0, f64::from);
-    millis / 1000.0
+/// Serializes a time as a number of seconds, with at most six decimals and without an exponent.
+pub(super) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let number = RawValue::from_string(Seconds(*time).to_string());
+    number.expect("the text of `Seconds` is a number").serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_have_at_most_six_decimals_and_no_exponent() {
+        #[derive(Serialize)]
+        struct Times(#[serde(serialize_with = "seconds")] Duration);
+
+        for (time, expected) in [
+            (Duration::ZERO, "0\n"),
+            (Duration::from_nanos(34), "0\n"),
+            (Duration::from_micros(1), "0.000001\n"),
+            (Duration::from_nanos(1_999_998_729), "1.999999\n"),
+            (Duration::MAX, "18446744073709551616\n"),
+        ] {
+            assert_eq!(to_json(&Times(time)), expected.as_bytes());
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::Instant;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Page {
     /// `/`: the state and the counts of the servers.
-    Overview,
+    Overview(OverviewFormat),
     /// `/healthz`: the server answers.
     Health,
     /// `/readyz`: whether all servers accept connections, and no shutdown is requested.
@@ -31,6 +31,15 @@ pub(super) enum Page {
         /// The name of the server whose connections are listed. `None`: all servers.
         server: Option<String>,
     },
+}
+
+/// The format of the state and the counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OverviewFormat {
+    /// JSON, for programs.
+    Json,
+    /// A page for a browser, which refreshes itself.
+    Html,
 }
 
 /// The format of the list of connections.
@@ -48,7 +57,7 @@ impl Page {
     /// Whether the page is expensive to make and to send, and therefore limited.
     pub(super) fn is_expensive(&self) -> bool {
         match self {
-            Self::Overview | Self::Metrics(_) | Self::Connections { .. } => true,
+            Self::Overview(_) | Self::Metrics(_) | Self::Connections { .. } => true,
             Self::Health | Self::Ready => false,
         }
     }
@@ -61,7 +70,8 @@ impl Page {
                 Response::text(StatusCode::Ok, "ready")
             }
             Self::Ready => Response::text(StatusCode::ServiceUnavailable, "stopping"),
-            Self::Overview => overview::respond(server, now),
+            Self::Overview(OverviewFormat::Json) => overview::respond(server, now),
+            Self::Overview(OverviewFormat::Html) => html::dashboard(),
             Self::Metrics(exposition) => {
                 let text = metrics::expose(metrics::all(server, now), exposition);
                 Response::new(StatusCode::Ok, exposition.content_type(), text.into_bytes())
@@ -80,7 +90,7 @@ impl Page {
                         Response::new(StatusCode::Ok, PLAIN, list.text().into_bytes())
                     }
                     ListFormat::Json => json::respond(&list),
-                    ListFormat::Html => html::respond(&list),
+                    ListFormat::Html => html::connections(&list),
                 }
             }
         }

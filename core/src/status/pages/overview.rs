@@ -1,9 +1,9 @@
 //! The page `/`: the state and the counts of the servers, in JSON.
 
-use std::collections::BTreeMap;
+use core::{cmp::Reverse, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 use super::{
     super::{
@@ -12,11 +12,11 @@ use super::{
         metrics::{Metric, MetricValue, Traffic, VERSION},
         state::ServerState,
     },
-    connections::state,
+    connections::{Row, state},
     json::{self, seconds},
     message,
 };
-use crate::Instant;
+use crate::{Instant, shared::Shared};
 
 #[derive(Serialize)]
 struct Overview<'a> {
@@ -24,10 +24,11 @@ struct Overview<'a> {
     version: &'static str,
     /// As `/readyz` says.
     ready: bool,
-    uptime_seconds: f64,
+    #[serde(rename = "uptime_seconds", serialize_with = "seconds")]
+    uptime: Duration,
     servers: Vec<ServerOverview<'a>>,
     /// The metrics of the process' [`MetricsSource`](crate::status::MetricsSource), by name.
-    figures: Map<String, Value>,
+    figures: BTreeMap<&'static str, Figure>,
 }
 
 #[derive(Serialize)]
@@ -36,8 +37,10 @@ struct ServerOverview<'a> {
     state: &'static str,
     connections: ConnectionCounts,
     bytes: Traffic,
+    /// Those of the open connections that lag most, at most [`MAX_LAGGING`].
+    lagging: Vec<Row<'a>>,
     /// The metrics of the server's [`MetricsSource`](crate::status::MetricsSource), by name.
-    figures: Map<String, Value>,
+    figures: BTreeMap<&'static str, Figure>,
 }
 
 #[derive(Serialize)]
@@ -58,21 +61,28 @@ pub(super) fn respond(server: &ServerState, now: Instant) -> Response {
         message: message(server, &services),
         version: VERSION,
         ready: server.are_ready(&services),
-        uptime_seconds: seconds(now.since(server.started)),
-        servers: services.iter().map(|service| ServerOverview::new(server, service)).collect(),
-        figures: server.process_metrics().into_iter().filter_map(figure).collect(),
+        uptime: now.since(server.started),
+        servers: services.iter().map(|service| ServerOverview::new(server, service, now)).collect(),
+        figures: figures(server.process_metrics()),
     })
 }
 
 impl<'a> ServerOverview<'a> {
-    fn new(server: &ServerState, service: &'a Service) -> Self {
+    fn new(server: &ServerState, service: &'a Service, now: Instant) -> Self {
         let table = service.handle().table();
         let snapshot = table.snapshot();
         let bytes = Traffic::new(&snapshot);
-        let mut states = BTreeMap::new();
+        let (mut by_state, mut lagging) = (BTreeMap::new(), Vec::new());
         for connection in &snapshot.connections {
-            *states.entry(state(connection.status())).or_default() += 1;
+            let status = connection.status();
+            *by_state.entry(state(status)).or_default() += 1;
+            if status.lag > 0 {
+                lagging.push((status.lag, connection));
+            }
         }
+        lagging.sort_by_key(|(lag, _)| Reverse(*lag));
+        lagging.truncate(MAX_LAGGING);
+        let row = |(_, connection): (u64, &Shared<_>)| Row::new(service, connection, now);
         let totals = snapshot.totals;
         Self {
             name: service.name(),
@@ -80,26 +90,46 @@ impl<'a> ServerOverview<'a> {
             connections: ConnectionCounts {
                 open: totals.open,
                 limit: table.limits().connections,
-                states,
+                states: by_state,
                 accepted: totals.accepted,
                 refused: totals.refused,
                 ended: totals.ended,
                 accept_failures: totals.accept_failures,
             },
             bytes,
-            figures: service.metrics().into_iter().filter_map(figure).collect(),
+            lagging: lagging.into_iter().map(row).collect(),
+            figures: figures(service.metrics()),
         }
     }
 }
 
-/// A metric's name and value; `None` for a histogram or an info, which only `/metrics` shows.
-fn figure(metric: Metric) -> Option<(String, Value)> {
-    let value = match metric.value {
-        MetricValue::Counter(count) | MetricValue::Gauge(count) => json!(count),
-        MetricValue::CounterSeconds(time) | MetricValue::GaugeSeconds(time) => json!(seconds(time)),
-        MetricValue::Counters { counts: values, .. }
-        | MetricValue::Gauges { amounts: values, .. } => json!(BTreeMap::from_iter(values)),
-        MetricValue::Histogram { .. } | MetricValue::Info(_) => return None,
-    };
-    Some((metric.name.into(), value))
+/// The value of a metric.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Figure {
+    Amount(u64),
+    Time(#[serde(serialize_with = "seconds")] Duration),
+    /// By the values of a label.
+    Amounts(BTreeMap<Cow<'static, str>, u64>),
 }
+
+/// The metrics by name, without histograms and infos, which only `/metrics` shows.
+fn figures(metrics: Vec<Metric>) -> BTreeMap<&'static str, Figure> {
+    let figure = |Metric { name, value, .. }| {
+        let figure = match value {
+            MetricValue::Counter(count) | MetricValue::Gauge(count) => Figure::Amount(count),
+            MetricValue::CounterSeconds(time) | MetricValue::GaugeSeconds(time) => {
+                Figure::Time(time)
+            }
+            MetricValue::Counters { counts: amounts, .. } | MetricValue::Gauges { amounts, .. } => {
+                Figure::Amounts(amounts.into_iter().collect())
+            }
+            MetricValue::Histogram { .. } | MetricValue::Info(_) => return None,
+        };
+        Some((name, figure))
+    };
+    metrics.into_iter().filter_map(figure).collect()
+}
+
+/// The most connections in [`ServerOverview::lagging`].
+const MAX_LAGGING: usize = 5;
