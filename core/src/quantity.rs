@@ -39,9 +39,28 @@ impl fmt::Display for Time {
 pub struct Seconds(pub Duration);
 
 impl Seconds {
-    /// The number, for JSON. Its shortest text has at most six decimals, up to 272 years.
+    /// The number, for JSON. Its shortest text has at most six decimals, up to 285 years, and no
+    /// exponent: a time below 10 us is rounded to 0 or 10 us. At most 2^64 us.
     pub fn to_f64(self) -> f64 {
-        Duration::from_micros(u64::try_from(self.micros()).unwrap_or(u64::MAX)).as_secs_f64()
+        self.rounded(10)
+    }
+
+    /// The number, for a field of a log line. As [`to_f64`](Self::to_f64), but a time below 100 us
+    /// is rounded to 0 or 100 us, since a field is written by `Debug`, which has an exponent below
+    /// that.
+    pub fn to_field(self) -> f64 {
+        self.rounded(100)
+    }
+
+    /// The number; a time below `step`, in microseconds, is rounded to a multiple of it.
+    #[expect(clippy::cast_precision_loss, reason = "the nearest number has the shortest text")]
+    fn rounded(self, step: u64) -> f64 {
+        let mut micros = u64::try_from(self.micros()).unwrap_or(u64::MAX);
+        if micros < step {
+            micros = (micros + step / 2) / step * step;
+        }
+        // `Duration::as_secs_f64` adds seconds and a fraction: its result can be one bit off.
+        micros as f64 / 1e6
     }
 
     fn micros(self) -> u128 {
@@ -155,11 +174,19 @@ mod tests {
             (340_000, "0.00034"),
             (12_000_000, "0.012"),
             (30_000_000_000, "30"),
+            (1_999_998_729, "1.999999"),
             (1_999_999_999, "2"),
         ] {
             let seconds = Seconds(Duration::from_nanos(nanos));
             assert_eq!(seconds.to_string(), text, "{nanos} ns");
-            assert_eq!(seconds.to_f64().to_string(), text, "{nanos} ns");
+            let rounded = if text == "0.000001" { "0" } else { text };
+            assert_eq!(seconds.to_f64().to_string(), rounded, "{nanos} ns");
+            assert_eq!(seconds.to_field().to_string(), rounded, "{nanos} ns");
+        }
+        assert_eq!(Seconds(Duration::from_micros(34)).to_f64().to_string(), "0.000034");
+        for micros in [49, 51, 99, u64::MAX] {
+            let number = format!("{:?}", Seconds(Duration::from_micros(micros)).to_field());
+            assert!(!number.contains('e'), "{number}");
         }
         assert_eq!(Seconds(Duration::MAX).to_string(), "18446744073709551616");
     }

@@ -277,7 +277,7 @@ fn a_coroutine_that_ignores_its_deadline_is_dropped() {
 fn a_read_that_waits_too_long_fails() {
     let ops = [Op::Receive(b"one\n".into()), Op::Accept(9), Op::Timeout, Op::Eof];
     let transcript = play(config(), &ops);
-    assert_eq!(text(&transcript), ("one\nno byte received for 60s", "no byte received for 60s"));
+    assert_eq!(text(&transcript), ("one\nno byte received for 1m", "no byte received for 1m"));
 
     // Each byte restarts the time, and so does output.
     let mut machine = machine(config().with_deadline(None), async |mut io: Io| {

@@ -21,6 +21,7 @@ use signal_hook::{
 use tracing::info;
 use wirestate_core::{
     drive::{Clock, Source},
+    quantity::Time,
     shutdown::ShutdownHandle,
     status::ReadinessHandle,
 };
@@ -91,8 +92,8 @@ pub(super) fn handle_signals<R: CommandRuntime>(
             shutdown.drain();
         } else {
             info!(
-                "{name}: no connection is accepted after {lame_duck:?}; \
-                 a second signal ends the process"
+                "{name}: no connection is accepted after {}; a second signal ends the process",
+                Time(lame_duck)
             );
         }
         poll_fn(|cx| clock.poll_until(cx, now + SAME_SIGNAL)).await;

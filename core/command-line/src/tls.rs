@@ -12,6 +12,7 @@ use tracing::debug;
 use wirestate_core::{
     Instant, Machine,
     admission::ConnectionEntry,
+    quantity::Time,
     shared::{Lock, Shared},
     status::{Metric, MetricValue, MetricsSource},
 };
@@ -390,8 +391,10 @@ fn identity(certificate: &Path, key: &Path, now: SystemTime) -> Result<Identity,
         CommandError::credentials(if is_of_key { key } else { certificate }, error)
     })?;
     if let Some(ago) = identity.certificate().expired(now) {
-        let ago = humantime::format_duration(Duration::from_secs(ago.as_secs()));
-        return Err(CommandError::credentials(certificate, format!("it expired {ago} ago")));
+        return Err(CommandError::credentials(
+            certificate,
+            format!("it expired {} ago", Time(ago)),
+        ));
     }
     Ok(identity)
 }

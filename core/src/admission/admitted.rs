@@ -5,7 +5,7 @@ use core::ops::Deref;
 use tracing::{debug, error, info, warn};
 
 use super::{ConnectionEntry, ConnectionTable};
-use crate::{Fault, Instant, Reason, log_limit::LogDecision, shared::Shared};
+use crate::{Fault, Instant, Reason, log_limit::LogDecision, quantity::Seconds, shared::Shared};
 
 /// A connection that was admitted. It is open until this is dropped.
 ///
@@ -44,12 +44,11 @@ impl Admitted {
         let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
         let identity = self.entry.identity();
         let (received, sent) = (self.entry.bytes_received(), self.entry.bytes_sent());
-        // In seconds, as in the metrics, for programs that read the log.
-        let (label, age) = (reason.label(), now.since(self.entry.since()).as_secs_f64());
+        let (label, age) = (reason.label(), Seconds(now.since(self.entry.since())).to_field());
         macro_rules! closed {
             ($log:ident, $suppressed:expr) => {
                 $log!(
-                    id, %peer, identity = identity.as_deref(), received, sent, age,
+                    id, %peer, identity = identity.as_deref(), received, sent, age_seconds = age,
                     reason = label, suppressed = $suppressed, server,
                     "closed: {reason}"
                 )

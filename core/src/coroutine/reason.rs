@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::{ConnectionError, Direction, Fault, Reason, machine::impl_reason};
+use crate::{ConnectionError, Direction, Fault, Reason, machine::impl_reason, quantity::Time};
 
 /// Why an operation of [`Io`](super::Io) failed. The connection still works: the coroutine may
 /// write an error reply.
@@ -27,14 +27,14 @@ pub enum Error {
         limit: usize,
     },
     /// A read waited for [`Config::read_timeout`](super::Config::read_timeout).
-    #[error("no byte received for {limit:?}")]
+    #[error("no byte received for {limit}", limit = Time(*limit))]
     ReadTimeout {
         /// The limit.
         limit: Duration,
     },
     /// The deadline of the coroutine has passed ([`Config::deadline`](super::Config::deadline),
     /// [`Io::set_deadline`](super::Io::set_deadline)).
-    #[error("not finished within {limit:?}")]
+    #[error("not finished within {limit}", limit = Time(*limit))]
     Deadline {
         /// The limit.
         limit: Duration,
@@ -63,14 +63,17 @@ pub enum CoroutineReason<E> {
     #[error("{0}")]
     Failed(E),
     /// The coroutine has not returned although its deadline has passed ([`Error::Deadline`]).
-    #[error("not finished within {limit:?}")]
+    #[error("not finished within {limit}", limit = Time(*limit))]
     Deadline {
         /// The limit.
         limit: Duration,
     },
     /// The peer acknowledged no output within
     /// [`Config::write_timeout`](super::Config::write_timeout).
-    #[error("no byte acknowledged for {limit:?}; bytes not acknowledged: {unacknowledged}")]
+    #[error(
+        "no byte acknowledged for {limit}; bytes not acknowledged: {unacknowledged}",
+        limit = Time(*limit)
+    )]
     WriteStalled {
         /// The limit.
         limit: Duration,

@@ -15,6 +15,7 @@ use crate::{
     config::with_setters,
     drive::{Clock, Drive},
     log_limit::{LogDecision, LogLimit},
+    quantity::Time,
     runtime::{Runtime, connect_within},
     shutdown::{Shutdown, ShutdownHandle},
 };
@@ -113,7 +114,9 @@ impl Dial {
             if let LogDecision::Log { suppressed } = end_log.check_unless_debugging(now) {
                 warn!(
                     address = self.address,
-                    suppressed, "{outcome}; the next attempt is in {wait:.0?}"
+                    suppressed,
+                    "{outcome}; the next attempt is in {}",
+                    Time(wait)
                 );
             }
             let until = now + wait;

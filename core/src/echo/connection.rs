@@ -8,6 +8,7 @@ use crate::{
     WriteProgress,
     buffer::{Pool, Ring},
     machine::impl_reason,
+    quantity::Time,
     shared::Shared,
     teardown::{DiscardBudget, InFlightWait, Teardown},
 };
@@ -48,7 +49,7 @@ pub enum EchoReason {
         discarded: usize,
     },
     /// [`Config::idle_timeout`] ran out.
-    #[error("no byte moved for {limit:?}; unsent bytes: {unsent}")]
+    #[error("no byte moved for {limit}; unsent bytes: {unsent}", limit = Time(*limit))]
     IdleTimeout {
         /// The limit.
         limit: Duration,

@@ -9,6 +9,7 @@ use crate::{
     Outbound, Status, WriteProgress,
     config::{check_timeout, with_setters},
     machine::impl_reason,
+    quantity::Time,
     teardown::{DiscardBudget, Teardown},
 };
 
@@ -115,7 +116,10 @@ pub enum MessageSourceReason {
     #[error("shutdown requested")]
     ShutDown,
     /// The client acknowledged no byte for [`MessageSourceConfig::write_timeout`].
-    #[error("no byte acknowledged for {limit:?}; bytes not acknowledged: {unsent}")]
+    #[error(
+        "no byte acknowledged for {limit}; bytes not acknowledged: {unsent}",
+        limit = Time(*limit)
+    )]
     WriteStalled {
         /// The limit.
         limit: Duration,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    WriteProgress, buffer::fill_owned, machine::impl_reason, teardown::Teardown,
+    WriteProgress, buffer::fill_owned, machine::impl_reason, quantity::Time, teardown::Teardown,
 };
 
 /// The connection to one subscriber. It has a cursor in the feed, and handles of up to 64 chunks
@@ -61,7 +61,7 @@ pub enum SubscriberReason {
         window: usize,
     },
     /// It acknowledged no byte for [`Config::write_timeout`].
-    #[error("no byte acknowledged for {limit:?}; messages behind: {lag}")]
+    #[error("no byte acknowledged for {limit}; messages behind: {lag}", limit = Time(*limit))]
     WriteStalled {
         /// The limit.
         limit: Duration,

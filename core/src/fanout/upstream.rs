@@ -10,6 +10,7 @@ use crate::{
     Status,
     admission::ABORTED,
     machine::impl_reason,
+    quantity::Time,
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
@@ -63,7 +64,10 @@ pub enum UpstreamReason {
     #[error(transparent)]
     TooLong(MessageTooLong),
     /// No byte arrived for [`Config::upstream_idle_timeout`](super::Config::upstream_idle_timeout).
-    #[error("no byte for {limit:?}; bytes dropped of an incomplete message: {tail}")]
+    #[error(
+        "no byte for {limit}; bytes dropped of an incomplete message: {tail}",
+        limit = Time(*limit)
+    )]
     IdleTimeout {
         /// The limit.
         limit: Duration,

@@ -4,7 +4,7 @@ use alloc::{borrow::Cow, format, string::String};
 use core::time::Duration;
 
 use super::NoSpace;
-use crate::{ConnectionError, Direction, Fault, Reason, buffer::QuotaExceeded};
+use crate::{ConnectionError, Direction, Fault, Reason, buffer::QuotaExceeded, quantity::Time};
 
 /// Why a connection of a framed protocol ended. `E` is the protocol's own
 /// [`Error`](super::Protocol::Error).
@@ -22,7 +22,7 @@ pub enum ProtocolReason<E: Reason = Malformed> {
     #[error("shutdown requested")]
     ShutDown,
     /// There was no frame within [`Config::idle_timeout`](super::Config::idle_timeout).
-    #[error("no request for {limit:?}")]
+    #[error("no request for {limit}", limit = Time(*limit))]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -32,8 +32,9 @@ pub enum ProtocolReason<E: Reason = Malformed> {
     /// The server was full, and closed this connection for a new one
     /// ([`Server::with_idle_connections`](super::Server::with_idle_connections)).
     #[error(
-        "evicted for a new connection after {waited:.1?} in its last state; the limit of open \
-         connections is {limit}"
+        "evicted for a new connection after {waited} in its last state; the limit of open \
+         connections is {limit}",
+        waited = Time(*waited)
     )]
     Evicted {
         /// How long the connection had been in its last [`Activity`](crate::idle::Activity).
@@ -61,7 +62,7 @@ pub enum ProtocolReason<E: Reason = Malformed> {
         limit: usize,
     },
     /// A frame did not arrive in time ([`FrameTimeouts`](super::FrameTimeouts)).
-    #[error("received {} within {limit:?}", of_frame(*received, *expected))]
+    #[error("received {} within {limit}", of_frame(*received, *expected), limit = Time(*limit))]
     FrameTimeout {
         /// Bytes of the frame that have arrived.
         received: u64,
@@ -78,7 +79,7 @@ pub enum ProtocolReason<E: Reason = Malformed> {
     Memory(#[from] QuotaExceeded),
     /// An answer was not ready within
     /// [`Config::service_timeout`](super::Config::service_timeout).
-    #[error("no reply within {limit:?}; requests not answered: {unanswered}")]
+    #[error("no reply within {limit}; requests not answered: {unanswered}", limit = Time(*limit))]
     ServiceTimeout {
         /// The limit.
         limit: Duration,
@@ -87,7 +88,10 @@ pub enum ProtocolReason<E: Reason = Malformed> {
     },
     /// The peer acknowledged no output within
     /// [`Config::write_timeout`](super::Config::write_timeout).
-    #[error("no byte acknowledged for {limit:?}; bytes not acknowledged: {unacknowledged}")]
+    #[error(
+        "no byte acknowledged for {limit}; bytes not acknowledged: {unacknowledged}",
+        limit = Time(*limit)
+    )]
     WriteStalled {
         /// The limit.
         limit: Duration,

@@ -7,6 +7,7 @@ use super::{Header, HeaderPolicy, MAX_LEN, ParseError, parse};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     admission::{Peer, Refused},
+    quantity::Time,
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
@@ -59,7 +60,10 @@ pub enum ProxyHeaderReason {
         received: usize,
     },
     /// [`Config::timeout`](super::Config::timeout) elapsed.
-    #[error("no complete PROXY header within {limit:?}; bytes received: {received}")]
+    #[error(
+        "no complete PROXY header within {limit}; bytes received: {received}",
+        limit = Time(*limit)
+    )]
     Late {
         /// The timeout.
         limit: Duration,

@@ -17,6 +17,7 @@ use crate::{
     idle::IdleConnections,
     listen::Listeners,
     log_limit::{LogDecision, LogLimit},
+    quantity::Time,
     runtime::{AcceptError, BACKLOG, Listener, Runtime, within},
     shutdown::{Shutdown, ShutdownHandle},
 };
@@ -170,11 +171,11 @@ impl<R: Runtime> Accepting<R> {
     fn spawn_failed(&mut self, peer: Peer, error: &io::Error) {
         let (now, server) = (self.clock.now(), self.table.name());
         self.table.accept_failed(NO_TASK);
-        let length = self.pause.begin(now);
+        let pause = Time(self.pause.begin(now));
         if let LogDecision::Log { suppressed } = self.pauses.check_unless_debugging(now) {
             warn!(
                 %peer, %error, suppressed, server,
-                "cannot spawn a task for a connection: accepting pauses for {length:?}"
+                "cannot spawn a task for a connection: accepting pauses for {pause}"
             );
         }
     }
@@ -190,9 +191,9 @@ impl<R: Runtime> Accepting<R> {
                 return ControlFlow::Break(());
             }
             AcceptError::Exhausted(error) => {
-                let length = self.pause.begin(now);
+                let pause = Time(self.pause.begin(now));
                 if let LogDecision::Log { suppressed } = self.pauses.check_unless_debugging(now) {
-                    warn!(%error, suppressed, server, "accepting pauses for {length:?}");
+                    warn!(%error, suppressed, server, "accepting pauses for {pause}");
                 }
             }
         }

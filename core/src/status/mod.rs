@@ -17,8 +17,8 @@
 //! A [`Server`] is the state that the connections of one status server share. A [`Connection`] is
 //! the machine of one connection. [`Services`] is the list of the servers that it shows, each of
 //! them a [`Service`], which can be replaced at any time. A service with metrics beyond those of
-//! its [`ConnectionTable`](crate::admission::ConnectionTable) implements [`MetricsSource`]. The source
-//! folder `metrics` has the names of all metrics.
+//! its [`ConnectionTable`](crate::admission::ConnectionTable) implements [`MetricsSource`]. The
+//! source folder `metrics` has the names of all metrics.
 //!
 //! A fan-out server without a connection to its upstream is ready: subscribers can wait for the
 //! upstream, and otherwise a load balancer would remove all replicas at once. Alert on
@@ -86,8 +86,8 @@
 //! regardless of other clients.
 //!
 //! A status server holds at most 64 × 9 KiB (a head and a short answer each) + 48 ×
-//! [`Config::response_size`] (1,667,072 bytes by default, with one service) = 80.6 MB, and 4 × 8 KiB
-//! of idle buffers. The content of a request is not read: the request is answered, and the
+//! [`Config::response_size`] (1,667,072 bytes with one service) = 80.6 MB, and 4 × 8 KiB of idle
+//! buffers. The content of a request is not read: the request is answered, and the
 //! connection is closed.
 //!
 //! # Security

@@ -5,7 +5,7 @@ use core::{fmt, time::Duration};
 use rustls::{
     AlertDescription, CertificateError, Error, InvalidMessage, PeerMisbehaved, pki_types::UnixTime,
 };
-use wirestate_core::{ConnectionError, Fault, Reason};
+use wirestate_core::{ConnectionError, Fault, Reason, quantity::Time};
 
 /// Why a [`Tls`](crate::Tls) machine ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,10 @@ pub enum Failure {
     #[error("the peer does not speak TLS")]
     NotTls,
     /// The handshake was not complete in time.
-    #[error("the TLS handshake was not complete after {limit:?}; received {received} bytes")]
+    #[error(
+        "the TLS handshake was not complete after {limit}; received {received} bytes",
+        limit = Time(*limit)
+    )]
     HandshakeTimeout {
         /// [`Config::handshake_timeout`](crate::Config::handshake_timeout).
         limit: Duration,
@@ -97,7 +100,10 @@ pub enum Failure {
     #[error("the peer closed the connection without close_notify: its data may be incomplete")]
     Truncated,
     /// The peer acknowledged none of the encrypted output for too long.
-    #[error("the peer acknowledged nothing for {limit:?}; {pending} encrypted bytes are pending")]
+    #[error(
+        "the peer acknowledged nothing for {limit}; {pending} encrypted bytes are pending",
+        limit = Time(*limit)
+    )]
     WriteStalled {
         /// [`Config::write_timeout`](crate::Config::write_timeout).
         limit: Duration,
@@ -183,11 +189,11 @@ impl fmt::Display for CertificateText<'_> {
             }
             CertificateError::Expired => f.write_str("it has expired"),
             CertificateError::ExpiredContext { time, not_after } => {
-                write!(f, "it expired {:?} ago", seconds(*not_after, *time))
+                write!(f, "it expired {} ago", Time(seconds(*not_after, *time)))
             }
             CertificateError::NotValidYet => f.write_str("it is not valid yet"),
             CertificateError::NotValidYetContext { time, not_before } => {
-                write!(f, "it is valid in {:?}", seconds(*time, *not_before))
+                write!(f, "it is valid in {}", Time(seconds(*time, *not_before)))
             }
             CertificateError::Revoked => f.write_str("it was revoked"),
             error => error.fmt(f),

@@ -316,7 +316,7 @@ fn an_upstreams_reason_has_limit_figure_and_fault() {
     assert!(text.contains("incomplete message: 1"), "{text}");
     let (fault, ending, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
     assert_eq!((fault, ending), (Fault::Time, Some(Ending::Rst)));
-    assert!(text.contains("100s"), "{text}");
+    assert!(text.contains("1m 40s"), "{text}");
     let (fault, ending, _) =
         end(fixed(4), &[receive.clone(), Op::Error(Direction::Read, ConnectionError::Reset)]);
     assert_eq!((fault, ending), (Fault::Lost, None));

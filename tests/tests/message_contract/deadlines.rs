@@ -173,7 +173,7 @@ fn the_service_must_reply_within_60_s() {
     let reply = sent(&mut machine, secs(61));
     assert_eq!(
         error_reply(&reply),
-        r#"{"result": "Error: no reply within 60s; requests not answered: 2"}"#
+        r#"{"result": "Error: no reply within 1m; requests not answered: 2"}"#
     );
     assert_eq!(machine.interest().write, Outbound::Finish);
 }

@@ -76,7 +76,7 @@ fn an_answer_that_is_late_ends_the_connection_and_the_replies_before_it_are_sent
     player.play_out();
     player.play(&Op::Eof);
     let transcript = player.transcript();
-    let error = "a\nerror: no reply within 60s; requests not answered: 2\n";
+    let error = "a\nerror: no reply within 1m; requests not answered: 2\n";
     assert_eq!(str::from_utf8(&transcript.output), Ok(error));
     assert_eq!(transcript.label, Some("service_timeout"));
 }

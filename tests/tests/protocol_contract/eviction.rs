@@ -116,7 +116,7 @@ fn the_reason_has_the_time_since_the_last_frame_and_the_limit() {
     let waited = Duration::from_millis(20);
     let reason = first.reason().unwrap();
     assert_eq!(reason, ProtocolReason::Evicted { waited, limit: LIMIT });
-    let text = "evicted for a new connection after 20.0ms in its last state; the limit of open \
+    let text = "evicted for a new connection after 20ms in its last state; the limit of open \
                 connections is 7";
     assert_eq!(reason.to_string(), text);
 }

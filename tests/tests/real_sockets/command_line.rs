@@ -344,7 +344,7 @@ pub(crate) fn log_fields_are_fields_of_the_json_line(binary: &str) {
     assert_eq!(lines[0]["address"], address);
     assert_eq!(lines[0]["message"], format!("listening on {address}"));
     let closed = lines.iter().find(|line| line["reason"] == "finished").expect("its end");
-    assert!(closed["age"].as_f64().is_some_and(|seconds| seconds < 60.0), "{closed}");
+    assert!(closed["age_seconds"].as_f64().is_some_and(|seconds| seconds < 60.0), "{closed}");
     assert_eq!(closed["received"], 5);
     assert_eq!(lines.last().unwrap()["message"], "stopped");
 }

@@ -157,7 +157,7 @@ ask('GET', '/nowhere', 404)
 assert ask('POST', '/metrics', 405)[0].headers['Allow'] == 'GET, HEAD'
 for page in ['/', '/connections']:
     response, content = ask('GET', page, 200, Accept='text/html')
-    assert response.headers['Content-Security-Policy'].startswith("default-src 'none'; ")
+    assert response.headers['Content-Security-Policy'].startswith('default-src ')
 ",
         &server,
     );

@@ -478,7 +478,7 @@ pub(crate) fn a_peer_that_breaks_tls_ends_alone_with_its_reason(binary: &str) {
     let its = format!(" {} ", reset.local_addr().unwrap());
     eventually("the bytes have arrived", || {
         let table = status::get(&server, "/connections").1;
-        table.lines().any(|line| line.contains(&its) && line.contains(" 11 "))
+        table.lines().any(|line| line.contains(&its) && line.contains(" 11B "))
     });
     SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
     drop(reset);

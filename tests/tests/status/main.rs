@@ -7,4 +7,5 @@ mod attacks;
 mod browser;
 mod heads;
 mod services;
+mod texts;
 mod together;

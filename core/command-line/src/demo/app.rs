@@ -8,6 +8,7 @@ use wirestate_core::{
     drive::{Clock, Drive},
     echo,
     message::{ClientConfig, Handle, Server, connect},
+    quantity::Time,
     runtime::connect_within,
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
@@ -39,10 +40,10 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     let address = address.to_string();
     let invalid_frames = INVALID_FRAMES.len();
     print(&format!(
-        "Search: {} tasks on {CONNECTIONS} connections send requests for {:.1} s\n\
+        "Search: {} tasks on {CONNECTIONS} connections send requests for {}\n\
          listening    app-server {address}",
         TASKS * CONNECTIONS,
-        DURATION.as_secs_f64(),
+        Time(DURATION),
     ))?;
     let serving = server.serve(|_, now| app.machine(now));
     let counts = Shared::new(Lock::new(Counts::default()));
@@ -106,16 +107,15 @@ async fn run_clients<R: CommandRuntime>(
         let elapsed = clock.now().since(began);
         let replies = counts.with(|counts| counts.replies);
         if shutdown.requested() == Shutdown::None {
-            line.show(&format!(
-                "{:.1} s  search: {replies} replies verified",
-                elapsed.as_secs_f64()
-            ));
+            let elapsed = Time(elapsed);
+            line.show(&format!("{elapsed}  search: {replies} replies verified"));
         }
         if elapsed >= DURATION {
             shutdown.abort();
         }
         if elapsed >= DURATION + REPLY_TIMEOUT {
-            let error = || format!("a task has waited for its reply for {REPLY_TIMEOUT:?}");
+            let timeout = Time(REPLY_TIMEOUT);
+            let error = || format!("a task has waited for its reply for {timeout}");
             counts.with(|counts| {
                 counts.error.get_or_insert_with(error);
             });

@@ -7,7 +7,7 @@ use wirestate_core::{
     drive::Clock,
     echo::Server,
     proxy::{self, Balance, Proxy, Upstreams},
-    quantity::Time,
+    quantity::{Size, Time},
     serve::ServerHandle,
     shared::Shared,
     status,
@@ -48,10 +48,10 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     let serving_status = status.serve(server);
 
     print(&format!(
-        "Echo: {CONNECTIONS} connections send messages through a proxy for {} s\n\
+        "Echo: {CONNECTIONS} connections send messages through a proxy for {}\n\
          listening    echo-server {address}, proxy {proxy_address}\n\
          status       of both: http://{status_address}",
-        DURATION.as_secs()
+        Time(DURATION)
     ))?;
     let clients = async {
         let report = run_clients(runtime, &proxy_address.to_string()).await;
@@ -78,8 +78,8 @@ fn describe_totals(handle: &ServerHandle) -> String {
         "{} connections: {}; received {}, sent {}",
         totals.accepted,
         ended.collect::<Vec<_>>().join(", "),
-        totals.bytes_received,
-        totals.bytes_sent,
+        Size(totals.bytes_received),
+        Size(totals.bytes_sent),
     )
 }
 

@@ -10,6 +10,7 @@ use wirestate_core::{
     dial::{Backoff, Dial},
     drive::{Clock, Drive},
     fanout::{Client, Config, Feed, Framing, MessageSource, MessageSourceConfig, Subscriber},
+    quantity::Time,
     runtime::connect_within,
     serve::ServerHandle,
     shared::{Lock, Shared},
@@ -87,9 +88,9 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     let published = counters.messages_in;
     print(&format!(
         "subscribers  {HEALTHY} received at least {min} of {published} messages each, {gaps} gaps\n\
-         stalled      {lagged} disconnected because it lagged; upstream paused for {:.1} s\n\
+         stalled      {lagged} disconnected because it lagged; upstream paused for {}\n\
          delivered    {} messages; {} bytes of incomplete messages dropped",
-        counters.paused.as_secs_f64(),
+        Time(counters.paused),
         counters.delivered,
         counters.tail_bytes_dropped,
     ))?;
@@ -224,8 +225,8 @@ async fn watch<R: CommandRuntime>(runtime: &R, feed: &Feed, received: &Lock<Rece
         let has_progress = published > mem::replace(&mut last_published, published);
         if published > 0 {
             line.show(&format!(
-                "{:.1} s  fan-out: {published} in, {min} received by all {HEALTHY}; stalled one {}",
-                now.since(began).as_secs_f64(),
+                "{}  fan-out: {published} in, {min} received by all {HEALTHY}; stalled one {}",
+                Time(now.since(began)),
                 match (counters.lagged, has_progress) {
                     (0, false) => "pauses upstream",
                     (0, true) => "connected",

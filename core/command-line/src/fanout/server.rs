@@ -12,6 +12,7 @@ use wirestate_core::{
     dial::{Backoff, Dial},
     drive::Clock,
     fanout::{Config, Feed, Framing, LagPolicy, Subscriber, Upstream},
+    quantity::Seconds,
     shutdown::ShutdownHandle,
 };
 use wirestate_tls::Client;
@@ -193,8 +194,8 @@ pub(crate) fn prepare<R: CommandRuntime>(
                     skipped = counters.skipped,
                     lagged = counters.lagged,
                     never_caught_up = counters.never_caught_up,
-                    paused = ?counters.paused,
-                    paused_waiting = ?counters.paused_waiting,
+                    paused_seconds = Seconds(counters.paused).to_field(),
+                    paused_waiting_seconds = Seconds(counters.paused_waiting).to_field(),
                     "fan-out ended"
                 );
             }

@@ -6,6 +6,7 @@ use crate::{
     ConnectionError, Direction, Fault,
     machine::impl_reason,
     message::{DecodeError, EncodeError},
+    quantity::Time,
 };
 
 /// Why a client's connection ended.
@@ -33,13 +34,16 @@ pub enum ClientReason {
     #[error("the server sent a reply to no request")]
     UnexpectedReply,
     /// No reply began within [`ClientConfig::reply_timeout`](super::ClientConfig::reply_timeout).
-    #[error("no reply within {limit:?}")]
+    #[error("no reply within {limit}", limit = Time(*limit))]
     ReplyTimeout {
         /// The limit.
         limit: Duration,
     },
     /// A reply did not arrive in time ([`FrameTimeouts`](super::super::FrameTimeouts)).
-    #[error("received {received} of a reply's {expected} bytes within {limit:?}")]
+    #[error(
+        "received {received} of a reply's {expected} bytes within {limit}",
+        limit = Time(*limit)
+    )]
     FrameTimeout {
         /// Bytes of the frame that have arrived.
         received: u64,
@@ -55,7 +59,8 @@ pub enum ClientReason {
     /// The server acknowledged no output within
     /// [`ClientConfig::write_timeout`](super::ClientConfig::write_timeout).
     #[error(
-        "the server acknowledged no byte for {limit:?}; bytes not acknowledged: {unacknowledged}"
+        "the server acknowledged no byte for {limit}; bytes not acknowledged: {unacknowledged}",
+        limit = Time(*limit)
     )]
     WriteStalled {
         /// The limit.

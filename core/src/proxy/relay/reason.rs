@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::{super::DialError, Side};
-use crate::{ConnectionError, Direction, Fault, proxy_protocol, shared::Shared};
+use crate::{ConnectionError, Direction, Fault, proxy_protocol, quantity::Time, shared::Shared};
 
 /// Why a proxied connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,8 +18,9 @@ pub enum ProxyReason {
     ShutDown,
     /// [`idle_timeout`](super::Config::idle_timeout) elapsed.
     #[error(
-        "no byte moved for {limit:?}; unsent bytes: {to_client} to the client, \
-         {to_upstream} to the upstream"
+        "no byte moved for {limit}; unsent bytes: {to_client} to the client, \
+         {to_upstream} to the upstream",
+        limit = Time(*limit)
     )]
     IdleTimeout {
         /// The timeout.

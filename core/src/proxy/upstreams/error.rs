@@ -3,7 +3,7 @@
 use alloc::string::String;
 use core::{fmt, time::Duration};
 
-use crate::{Fault, shared::Shared};
+use crate::{Fault, quantity::Time, shared::Shared};
 
 /// No upstream could be connected to, or none stayed connected until a byte was forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no upstream reachable")?;
         if let Some(timeout) = self.timeout {
-            write!(f, " within {timeout:?}")?;
+            write!(f, " within {}", Time(timeout))?;
         }
         for (i, FailedAttempt { upstream, error }) in self.attempts.iter().enumerate() {
             write!(f, "{} {upstream}: {error}", if i == 0 { ":" } else { ";" })?;

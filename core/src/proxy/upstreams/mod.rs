@@ -16,6 +16,7 @@ use crate::{
     Instant,
     dial::Backoff,
     log_limit::{LogDecision, LogLimit},
+    quantity::Time,
     shared::{Lock, Shared},
 };
 
@@ -208,7 +209,7 @@ impl Upstreams {
             Some((wait, LogDecision::Log { suppressed })) if self.inner.addresses.len() > 1 => {
                 warn!(
                     %upstream, suppressed,
-                    "upstream down, not preferred for {wait:.0?}: {error}"
+                    "upstream down, not preferred for {}: {error}", Time(wait)
                 );
             }
             // There is no other upstream to prefer.
@@ -232,7 +233,7 @@ impl Upstreams {
         });
         let upstream = &self.inner.addresses[index];
         if is_new {
-            warn!(%upstream, "upstream down, not tried for {PROBATION:?}: {IS_SELF}");
+            warn!(%upstream, "upstream down, not tried for {}: {IS_SELF}", Time(PROBATION));
         }
         upstream.clone()
     }

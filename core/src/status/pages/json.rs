@@ -3,7 +3,6 @@
 use core::time::Duration;
 
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
 
 use super::super::http::{Response, StatusCode};
 use crate::quantity::Seconds;
@@ -19,10 +18,9 @@ pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// Serializes a time as a number of seconds, with at most six decimals and without an exponent.
+/// Serializes a time as a number of seconds.
 pub(super) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    let number = RawValue::from_string(Seconds(*time).to_string());
-    number.expect("the text of `Seconds` is a number").serialize(serializer)
+    serializer.serialize_f64(Seconds(*time).to_f64())
 }
 
 #[cfg(test)]
@@ -35,13 +33,16 @@ mod tests {
         struct Times(#[serde(serialize_with = "seconds")] Duration);
 
         for (time, expected) in [
-            (Duration::ZERO, "0\n"),
-            (Duration::from_nanos(34), "0\n"),
-            (Duration::from_micros(1), "0.000001\n"),
+            (Duration::ZERO, "0.0\n"),
+            (Duration::from_nanos(34), "0.0\n"),
+            (Duration::from_micros(6), "0.00001\n"),
+            (Duration::from_micros(34), "0.000034\n"),
             (Duration::from_nanos(1_999_998_729), "1.999999\n"),
-            (Duration::MAX, "18446744073709551616\n"),
+            (Duration::from_secs(30), "30.0\n"),
         ] {
             assert_eq!(to_json(&Times(time)), expected.as_bytes());
         }
+        let longest = String::from_utf8(to_json(&Times(Duration::MAX))).unwrap();
+        assert!(!longest.contains('e') && longest.len() < 20, "{longest}");
     }
 }
