@@ -29,7 +29,8 @@ use crate::{
 pub(super) const HELP: [(&str, &str); 1] = [(
     "SIGINT, SIGTERM",
     "The client ends, and reports what was done so far. Then the process ends by that signal: its \
-     exit status in a shell is 130 or 143 (if connections have failed, it is 1). A second signal ends the process at once",
+     exit status in a shell is 130 or 143; if connections have failed, it is 1. A second signal \
+     ends the process at once",
 )];
 
 /// Handles SIGINT and SIGTERM from now on. The returned future returns the first one. The second

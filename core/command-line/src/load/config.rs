@@ -44,11 +44,11 @@ pub enum Pace {
 /// The connections of a run share its rate, and take turns: message `k` of connection `i` of `n` is
 /// due `(k * n + i) / rate` seconds after the connection was made.
 ///
-/// A message that is due waits while the [`Pace`] or the server's window does not allow to send it.
-/// Its latency counts from the time at which it was due, so a server that stalls is seen in the
-/// latency of every message that was due meanwhile. A closed loop sends no message meanwhile, and
-/// so measures only one: that is *coordinated omission* (Gil Tene, "How NOT to Measure Latency",
-/// 2013; wrk2 and `HdrHistogram` correct it likewise).
+/// A message that is due waits while the connection has as many messages in flight as its [`Pace`]
+/// allows, or the server reads nothing. Its latency counts from the time at which it was due, so a
+/// stall of the server is in the latency of every message that was due meanwhile. A closed loop
+/// sends nothing meanwhile, so the stall is in the latency of few messages: *coordinated omission*
+/// (Gil Tene, "How NOT to Measure Latency", 2013), for which wrk2 and `HdrHistogram` correct too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// Messages a second, of all connections together.

@@ -361,8 +361,9 @@ impl LoadRun {
             .tally
             .with(|tally| (tally.failed(), tally.round_trips.len(), tally.stopped.is_some()));
         let since = last.map_or(elapsed, |last| elapsed.saturating_sub(last.seconds.0));
-        let new_messages = messages - last.map_or(0, |last| last.messages);
-        let new_bytes = totals.bytes_received - last.map_or(0, |last| last.bytes_received);
+        let new_messages = messages.saturating_sub(last.map_or(0, |last| last.messages));
+        let last_bytes = last.map_or(0, |last| last.bytes_received);
+        let new_bytes = totals.bytes_received.saturating_sub(last_bytes);
         let rest = u128::from(self.total - messages.min(self.total));
         let estimate = (elapsed.as_nanos().saturating_mul(rest)).checked_div(messages.into());
         let estimate = estimate.and_then(|nanos| u64::try_from(nanos).ok());
