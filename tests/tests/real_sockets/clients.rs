@@ -150,13 +150,15 @@ pub(crate) fn a_closed_standard_output_ends_a_passed_stream(binary: &str) {
 pub(crate) fn clients_wait_for_their_server(binary: &str) {
     let folder = Folder::new("late", binary);
     let (tcp, unix) = (unused_address(), folder.address("socket"));
-    let echo = |address| start(binary, &["echo-client", address, "--message", "hi"]);
-    let multiconn = start(binary, &["multiconn-client", &tcp, "20"]);
+    // A busy machine may need more than the default of 1 s to start the servers.
+    let client = |words: &[&str]| start(binary, &[words, &["--retry-for", "20s"]].concat());
+    let echo = |address| client(&["echo-client", address, "--message", "hi"]);
+    let multiconn = client(&["multiconn-client", &tcp, "20"]);
     let echoes = [echo(&tcp), echo(&unix)];
     let app = unused_address();
-    let app_client = start(binary, &["app-client", &app, "search", "morpheus"]);
+    let app_client = client(&["app-client", &app, "search", "morpheus"]);
     let source = unused_address();
-    let fanout = start(binary, &["fanout-client", &source, "--count", "1"]);
+    let fanout = client(&["fanout-client", &source, "--count", "1"]);
     thread::sleep(Duration::from_millis(60));
     let serve = |server, address: &str| {
         let mut command = command(binary);

@@ -204,9 +204,10 @@ pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
             ],
         ),
     ];
-    let clients: [(&str, &[(&str, &str)]); 3] = [
-        ("echo-client", &[("[ADDR]", "127.0.0.1:65432")]),
-        ("multiconn-client", &[("[ADDR]", "127.0.0.1:65432")]),
+    let clients: [(&str, &[(&str, &str)]); 4] = [
+        ("echo-client", &[("[ADDR]", "127.0.0.1:65432"), ("--retry-for", "1s")]),
+        ("multiconn-client", &[("[ADDR]", "127.0.0.1:65432"), ("--connect-timeout", "10s")]),
+        ("app-client", &[("--timeout", "30s"), ("--retry-for", "1s")]),
         ("fanout-client", &[("[ADDR]", "127.0.0.1:1235"), ("--frame", "1KiB")]),
     ];
     for (command, flags) in own.into_iter().chain(clients) {
