@@ -8,6 +8,7 @@
 //! | [`echo`] | the machines of the echo server and its client |
 //! | [`fanout`] | one upstream to every subscriber |
 //! | `message` | requests and replies with a JSON header (feature `message`) |
+//! | `nats` | the client of a NATS server (feature `nats`) |
 //! | [`protocol`] | makes a machine of a framed protocol: requests and replies |
 //! | [`proxy`] | relays a client to an upstream |
 //! | [`mod@proxy_protocol`] | PROXY headers, in which a proxy names its client |
@@ -49,6 +50,7 @@
 //!   threads. Without it, handles stay on one thread. The target needs atomic compare-and-swap of
 //!   pointers. On a target without 64-bit atomics, counters are behind locks.
 //! - `message` (default): the module `message`, with libraries for JSON and character sets.
+//! - `nats`: the module `nats`, with a library for JSON.
 //! - `status`: the module `status`, with libraries for HTTP heads, JSON and metrics.
 //!
 //! # In your own event loop
@@ -83,6 +85,8 @@ mod log_limit;
 pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod progress;
 pub mod protocol;
 pub mod proxy;

@@ -56,6 +56,11 @@ impl Backoff {
         }
     }
 
+    /// A random number below `n`, or 0.
+    pub(super) fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.random() % (n.max(1) as u64)).unwrap_or(0)
+    }
+
     /// `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
