@@ -351,7 +351,10 @@ impl Client {
             self.advance(now);
         }
         let incoming = self.ready.pop_front()?;
-        self.advance(now);
+        // The owner may react before the next operation is applied, such as by a subscription. If
+        // it takes no more, `poll_shared` goes on.
+        self.is_paused = self.ready.is_empty() && self.receiver.len() > 0;
+        self.update_reading(now);
         Some(incoming)
     }
 
@@ -676,6 +679,11 @@ impl Client {
                 },
             }
         }
+        self.update_reading(now);
+    }
+
+    /// Starts, pauses and resumes what depends on whether the client reads.
+    fn update_reading(&mut self, now: Instant) {
         let is_reading = self.is_reading();
         if is_reading && !self.was_reading {
             self.last_received = now;

@@ -1,0 +1,13 @@
+//! The client of a NATS server: alone under any script, with servers that are none, in the
+//! simulator against a model of a server, and on three runtimes against a real one.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+
+mod bad_input;
+mod contract;
+mod echo;
+mod operations;
+
+/// What a server begins with.
+const INFO: &str = "INFO {\"server_id\":\"S\",\"client_id\":7,\"max_payload\":100,\"headers\":true,\
+                    \"nonce\":\"n\"}\r\n";
