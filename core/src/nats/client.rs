@@ -398,9 +398,8 @@ impl Machine for Client {
         let read = self.is_reading();
         let write = match &self.state {
             State::Open(_) if !self.output.is_empty() => Outbound::Flush,
-            State::Open(_) | State::Greeted { .. } => Outbound::Idle,
             State::Broken { .. } if read => Outbound::Finished,
-            State::Broken { .. } => Outbound::Idle,
+            State::Open(_) | State::Greeted { .. } | State::Broken { .. } => Outbound::Idle,
             State::Ending(ending) => return ending.interest(!self.output.is_empty()),
         };
         Interest { read, write }

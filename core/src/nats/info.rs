@@ -15,6 +15,7 @@ use serde_core::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Vis
 /// Fields that a server leaves out are empty, false, 0 or `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of INFO")]
 pub struct Info {
     /// The server's id, another one after each start.
     pub server_id: String,
@@ -24,7 +25,7 @@ pub struct Info {
     pub version: String,
     /// The cluster's name.
     pub cluster: String,
-    /// The JetStream domain.
+    /// The domain of `JetStream`.
     pub domain: String,
     /// The version of the protocol.
     pub proto: u64,
@@ -35,7 +36,7 @@ pub struct Info {
     pub max_payload: Option<u64>,
     /// Whether the server knows headers.
     pub headers: bool,
-    /// Whether the server has JetStream.
+    /// Whether the server has `JetStream`.
     pub jetstream: bool,
     /// Whether the client must authenticate.
     pub auth_required: bool,

@@ -7,6 +7,7 @@ mod bad_input;
 mod contract;
 mod echo;
 mod operations;
+mod real_server;
 
 /// What a server begins with.
 const INFO: &str = "INFO {\"server_id\":\"S\",\"client_id\":7,\"max_payload\":100,\"headers\":true,\

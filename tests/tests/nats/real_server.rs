@@ -1,0 +1,327 @@
+//! A real `nats-server` on loopback, on three runtimes.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+};
+
+use wirestate_core::{
+    drive::Drive,
+    nats::{
+        Client, ClientReason, Config, Credentials, HeaderBlock, Incoming, Publish, RequestError,
+        ServerErrorKind, Subscription,
+    },
+    runtime::Runtime,
+};
+use wirestate_testkit::contract::Checked;
+
+/// A server process, killed when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: String,
+    /// Its log, read to the end.
+    log: Option<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts a server on a free port. Prints a line and returns `None` if there is none. Set
+    /// `WIRESTATE_NATS_SERVER` to its path to test another one.
+    pub(crate) fn start(words: &[&str]) -> Option<Self> {
+        let installed = Path::new("/usr/sbin/nats-server");
+        let program = match env::var_os("WIRESTATE_NATS_SERVER") {
+            Some(path) => PathBuf::from(path),
+            None if installed.is_file() => installed.into(),
+            None => "nats-server".into(),
+        };
+        let mut command = Command::new(program);
+        command.args(["-a", "127.0.0.1", "-p", "-1"]).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                eprintln!("NOT TESTED: nats-server: {error}");
+                assert!(env::var_os("CI").is_none(), "CI installs nats-server");
+                return None;
+            }
+        };
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = None;
+        for line in lines.by_ref().map_while(Result::ok) {
+            if let Some((_, found)) = line.split_once("Listening for client connections on ") {
+                address = Some(found.to_owned());
+            }
+            if line.ends_with("Server is ready") {
+                break;
+            }
+        }
+        let log = thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let address = address.expect("the server says where it listens");
+        Some(Self { child, address, log: Some(log) })
+    }
+
+    /// Starts a server with the content of a configuration file.
+    pub(crate) fn with_config(name: &str, config: &str) -> Option<Self> {
+        let path = env::temp_dir().join(format!("wirestate-{}-{name}.conf", std::process::id()));
+        std::fs::File::create(&path).unwrap().write_all(config.as_bytes()).unwrap();
+        let server = Self::start(&["-c", path.to_str().unwrap()]);
+        std::fs::remove_file(&path).unwrap();
+        server
+    }
+
+    /// Ends the process by a signal, without a word to its clients.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(log) = self.log.take() {
+            log.join().unwrap();
+        }
+    }
+}
+
+type Driven<R> = Drive<Checked<Client>, <R as Runtime>::Socket, <R as Runtime>::Clock>;
+
+async fn dial<R: Runtime>(runtime: &R, address: &str, config: Config) -> Driven<R> {
+    use wirestate_core::drive::Clock as _;
+    let socket = runtime.connect(address).await.unwrap();
+    let clock = runtime.clock();
+    let client = Client::new(config, clock.now()).unwrap();
+    Drive::new(Checked::new(client, 8 << 20), socket, clock)
+}
+
+/// The next of what the server sends, or why the connection has ended.
+async fn next<R: Runtime>(drive: &mut Driven<R>) -> Result<Incoming, ClientReason> {
+    let taken = drive.until(|client, now| client.machine_mut().take_incoming(now)).await;
+    taken.map_err(|_| {
+        use wirestate_core::Machine as _;
+        drive.machine().reason().expect("the client has ended")
+    })
+}
+
+async fn connect<R: Runtime>(runtime: &R, address: &str, config: Config) -> Driven<R> {
+    let mut drive = dial(runtime, address, config).await;
+    let connected = next::<R>(&mut drive).await;
+    assert!(matches!(connected, Ok(Incoming::Connected)), "{connected:?}");
+    drive
+}
+
+async fn refused<R: Runtime>(runtime: &R, address: &str, config: Config) -> ServerErrorKind {
+    match next::<R>(&mut dial(runtime, address, config).await).await {
+        Err(ClientReason::Refused(error)) => error.kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Calls `call` with the client, and returns its result.
+async fn call<R: Runtime, T>(
+    drive: &mut Driven<R>,
+    mut call: impl FnMut(&mut Client, wirestate_core::Instant) -> T,
+) -> T {
+    drive.until(|client, now| Some(call(client.machine_mut(), now))).await.unwrap()
+}
+
+async fn subscribe<R: Runtime>(drive: &mut Driven<R>, subject: &str) -> Subscription {
+    let subscription =
+        call::<R, _>(drive, |client, now| client.subscribe(subject, None, now).unwrap()).await;
+    let flush = call::<R, _>(drive, |client, now| client.flush(now).unwrap()).await;
+    let flushed = next::<R>(drive).await.unwrap();
+    assert!(matches!(flushed, Incoming::Flushed(id) if id == flush), "{flushed:?}");
+    subscription
+}
+
+/// Messages with and without headers, long ones, requests, and errors.
+async fn exchange<R: Runtime>(runtime: R, address: String) {
+    let runtime = &runtime;
+    let mut subscriber = connect(runtime, &address, Config::default()).await;
+    let subscription = subscribe::<R>(&mut subscriber, "a.>").await;
+    let mut publisher = connect(runtime, &address, Config::default()).await;
+    let info = call::<R, _>(&mut publisher, |client, _| client.info().clone()).await;
+    assert_eq!(info.max_payload, Some(1 << 20));
+    assert!(info.headers && info.client_id > 0 && !info.server_id.is_empty());
+
+    // Numbered messages of all sizes, in order. The publisher waits for room.
+    let size = |number: usize| number * 7919 % 40_000;
+    let count = 500;
+    let publish = async {
+        let mut number = 0;
+        let mut headers = HeaderBlock::new();
+        let published = publisher.until(|client, now| {
+            while number < count {
+                headers.clear();
+                headers.push("Number", number).unwrap();
+                let payload = vec![b'x'; size(number)];
+                let message = Publish::new("a.b", payload).with_headers(&headers);
+                if client.machine_mut().publish(&message, now).is_err() {
+                    return None;
+                }
+                number += 1;
+            }
+            (client.machine().pending() == 0).then_some(())
+        });
+        published.await.unwrap();
+    };
+    let receive = async {
+        for number in 0..count {
+            let Incoming::Message(message) = next::<R>(&mut subscriber).await.unwrap() else {
+                panic!()
+            };
+            assert_eq!((message.subscription(), &*message.subject()), (subscription, "a.b"));
+            let headers = message.headers().unwrap();
+            assert_eq!(headers.get("Number"), Some(&*number.to_string()));
+            assert_eq!(message.payload().len(), size(number));
+        }
+    };
+    futures_join(publish, receive).await;
+
+    // A request to nobody, and one with a reply.
+    let ask = Publish::new("nobody", "?");
+    let request =
+        call::<R, _>(&mut publisher, |client, now| client.request(&ask, now)).await.unwrap();
+    let incoming = next::<R>(&mut publisher).await.unwrap();
+    let Incoming::Reply { request: id, reply } = incoming else { panic!("{incoming:?}") };
+    assert_eq!((id, reply.unwrap_err()), (request, RequestError::NoResponders));
+    let ask = Publish::new("a.time", "?");
+    let request =
+        call::<R, _>(&mut publisher, |client, now| client.request(&ask, now)).await.unwrap();
+    let ask_and_answer = async {
+        let Incoming::Message(message) = next::<R>(&mut subscriber).await.unwrap() else {
+            panic!()
+        };
+        let reply = message.reply().unwrap().into_owned();
+        let answer = Publish::new(&reply, "now");
+        call::<R, _>(&mut subscriber, |client, now| client.publish(&answer, now)).await.unwrap();
+        call::<R, _>(&mut subscriber, |client, now| client.flush(now)).await.unwrap();
+        next::<R>(&mut subscriber).await.unwrap();
+    };
+    let wait = async {
+        let incoming = next::<R>(&mut publisher).await.unwrap();
+        let Incoming::Reply { request: id, reply: Ok(reply) } = incoming else { panic!() };
+        assert_eq!((id, reply.payload()), (request, &b"now"[..]));
+    };
+    futures_join(ask_and_answer, wait).await;
+    subscriber.shut_down().await;
+}
+
+/// Polls two futures until both are ready.
+async fn futures_join(one: impl Future<Output = ()>, two: impl Future<Output = ()>) {
+    let (mut one, mut two) = (std::pin::pin!(one), std::pin::pin!(two));
+    let mut ready = [false; 2];
+    std::future::poll_fn(|cx| {
+        if !ready[0] {
+            ready[0] = one.as_mut().poll(cx).is_ready();
+        }
+        if !ready[1] {
+            ready[1] = two.as_mut().poll(cx).is_ready();
+        }
+        if ready == [true; 2] { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+fn on_tokio<T>(test: impl AsyncFnOnce(wirestate_tokio::Tokio) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { test(wirestate_tokio::Tokio::current()).await })
+}
+
+#[test]
+fn an_exchange_on_tokio() {
+    let Some(server) = Server::start(&[]) else { return };
+    on_tokio(async |runtime| exchange(runtime, server.address.clone()).await);
+}
+
+#[test]
+fn an_exchange_on_smol() {
+    let Some(server) = Server::start(&[]) else { return };
+    let executor = Arc::new(smol::Executor::new());
+    let runtime = wirestate_smol::Smol::new(executor.clone());
+    smol::block_on(executor.run(exchange(runtime, server.address.clone())));
+}
+
+#[test]
+fn an_exchange_on_threads() {
+    let Some(server) = Server::start(&[]) else { return };
+    wirestate_std::block_on(exchange(wirestate_std::Threads::new(), server.address.clone()));
+}
+
+#[test]
+fn a_server_refuses_wrong_credentials() {
+    let config = "authorization { users: [ { user: u, password: p,
+        permissions: { publish: [\"a\", \"_INBOX.>\"], subscribe: [\"a\", \"_INBOX.>\"] } } ] }";
+    let Some(server) = Server::with_config("user", config) else { return };
+    let user = |password: &str| {
+        let (user, password) = ("u".into(), password.into());
+        Config::default().with_credentials(Credentials::User { user, password })
+    };
+    on_tokio(async |runtime| {
+        type R = wirestate_tokio::Tokio;
+        let kind = refused(&runtime, &server.address, user("wrong")).await;
+        assert_eq!(kind, ServerErrorKind::Authorization);
+        let kind = refused(&runtime, &server.address, Config::default()).await;
+        assert_eq!(kind, ServerErrorKind::Authorization);
+        let mut client = connect(&runtime, &server.address, user("p")).await;
+        for is_publish in [true, false] {
+            call::<R, _>(&mut client, |client, now| {
+                if is_publish {
+                    client.publish(&Publish::new("b", "x"), now).unwrap();
+                } else {
+                    client.subscribe("b", None, now).unwrap();
+                }
+            })
+            .await;
+            let Incoming::Error(error) = next::<R>(&mut client).await.unwrap() else { panic!() };
+            let expected = if is_publish {
+                ServerErrorKind::PublishPermission
+            } else {
+                ServerErrorKind::SubscribePermission
+            };
+            assert_eq!(error.kind, expected, "{error}");
+        }
+    });
+    let Some(server) = Server::start(&["--auth", "secret"]) else { return };
+    on_tokio(async |runtime| {
+        let token =
+            |token: &str| Config::default().with_credentials(Credentials::Token(token.into()));
+        connect(&runtime, &server.address, token("secret")).await;
+        let kind = refused(&runtime, &server.address, token("wrong")).await;
+        assert_eq!(kind, ServerErrorKind::Authorization);
+    });
+}
+
+#[test]
+fn limits_lame_duck_mode_and_a_kill_are_reported() {
+    let config = "max_payload: 1000\nmax_connections: 1";
+    let Some(mut server) = Server::with_config("limits", config) else { return };
+    on_tokio(async |runtime| {
+        type R = wirestate_tokio::Tokio;
+        let mut client = connect(&runtime, &server.address, Config::default()).await;
+        let kind = refused(&runtime, &server.address, Config::default()).await;
+        assert_eq!(kind, ServerErrorKind::MaxConnections);
+        let long = Publish::new("a", vec![0; 1001]);
+        let error = call::<R, _>(&mut client, |client, now| client.publish(&long, now)).await;
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "a message of 1001B, above the server's limit of 1000B"
+        );
+        server.signal(rustix::process::Signal::USR2);
+        let incoming = next::<R>(&mut client).await.unwrap();
+        assert!(matches!(incoming, Incoming::LameDuck), "{incoming:?}");
+        server.kill();
+        let reason = next::<R>(&mut client).await.unwrap_err();
+        let is_lost = matches!(reason, ClientReason::Closed { .. } | ClientReason::Lost { .. });
+        assert!(is_lost, "{reason}");
+    });
+}
