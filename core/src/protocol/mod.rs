@@ -69,6 +69,10 @@ use core::{
     task::{Context, Poll},
 };
 
+#[cfg(any(feature = "message", feature = "nats"))]
+pub(crate) use self::frame_timeouts::FrameTimer;
+#[cfg(feature = "message")]
+pub(crate) use self::output::MIN_SLICE;
 pub use self::{
     buffer::Buffer,
     config::Config,
@@ -80,8 +84,6 @@ pub use self::{
     replies::Replies,
     server::Server,
 };
-#[cfg(feature = "message")]
-pub(crate) use self::{frame_timeouts::FrameTimer, output::MIN_SLICE};
 use crate::{Instant, Reason};
 
 /// A protocol of requests in frames: the parser and the answers of one connection.

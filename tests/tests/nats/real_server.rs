@@ -13,7 +13,7 @@ use wirestate_core::{
     drive::Drive,
     nats::{
         Client, ClientReason, Config, Credentials, HeaderBlock, Incoming, Publish, RequestError,
-        ServerErrorKind, Subscription,
+        ServerErrorKind, Signer, Subscription,
     },
     runtime::Runtime,
 };
@@ -297,6 +297,25 @@ fn a_server_refuses_wrong_credentials() {
             |token: &str| Config::default().with_credentials(Credentials::Token(token.into()));
         connect(&runtime, &server.address, token("secret")).await;
         let kind = refused(&runtime, &server.address, token("wrong")).await;
+        assert_eq!(kind, ServerErrorKind::Authorization);
+    });
+}
+
+#[test]
+fn an_nkey_signs_the_nonce() {
+    let config = "authorization { users: [
+        { nkey: UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4 } ] }";
+    let Some(server) = Server::with_config("nkey", config) else { return };
+    let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+    let credentials = wirestate_nats_credentials::nkey(seed).unwrap();
+    let Credentials::Nkey { public_key, .. } = credentials.clone() else { panic!() };
+    let wrong = Signer::new(|_| Ok("AAAA".into()));
+    on_tokio(async |runtime| {
+        let config = Config::default().with_credentials(credentials);
+        connect(&runtime, &server.address, config).await;
+        let wrong = Credentials::Nkey { public_key, signer: wrong };
+        let config = Config::default().with_credentials(wrong);
+        let kind = refused(&runtime, &server.address, config).await;
         assert_eq!(kind, ServerErrorKind::Authorization);
     });
 }
