@@ -6,8 +6,10 @@
 mod bad_input;
 mod contract;
 mod echo;
+mod model;
 mod operations;
 mod real_server;
+mod simulated;
 
 /// What a server begins with.
 const INFO: &str = "INFO {\"server_id\":\"S\",\"client_id\":7,\"max_payload\":100,\"headers\":true,\
