@@ -58,8 +58,8 @@ pub struct Client {
     subscriptions: BTreeMap<Subscription, Delivered>,
     last_subscription: u64,
     requests: Requests,
-    /// The PINGs without a PONG, in their order.
-    pings: VecDeque<Ping>,
+    /// The PINGs without a PONG, in their order, each with the position behind it in the output.
+    pings: VecDeque<(Ping, u64)>,
     next_flush: u64,
     pongs: Pongs,
     /// The last error with which the server does not end the connection.
@@ -72,7 +72,7 @@ pub struct Client {
     received: u64,
     /// When a byte was last received, or reading resumed.
     last_received: Instant,
-    /// When the wait for the next PONG began.
+    /// When the wait for the next PONG began, if its PING is written.
     awaited_since: Instant,
     frame_timer: FrameTimer,
     progress: WriteProgress,
@@ -424,16 +424,21 @@ impl Machine for Client {
                 State::Open(_) | State::Greeted { .. } | State::Broken { .. } => {
                     self.receiver.commit(n);
                     self.last_received = now;
+                    self.advance(now);
                 }
             },
             Event::Eof => self.handle_eof(now),
             Event::Error(direction, error) => self.handle_error(now, direction, error),
             Event::Written(n) => {
+                let was_awaited = self.awaits_pong();
                 self.output.consume(n);
                 self.written += n as u64;
                 self.progress.written(now, n);
-                // A PONG cannot be expected before its PING is written.
-                self.awaited_since = now;
+                if !was_awaited {
+                    self.awaited_since = now;
+                }
+                // PINGs may have waited until their PONGs have room.
+                self.advance(now);
             }
             Event::Finished => {
                 if let State::Ending(ending) = &mut self.state {
@@ -444,12 +449,9 @@ impl Machine for Client {
             Event::ShutDown => self.shut_down(now),
             // An idle client keeps its block: if each message had one of its own, an owner that
             // keeps messages would keep a block for each.
-            Event::Release => {
-                self.output.release();
-                return;
-            }
+            Event::Release => return self.output.release(),
         }
-        self.advance(now);
+        self.update_reading(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -466,9 +468,11 @@ impl Machine for Client {
         // While the client does not read, the server cannot be late.
         let peer = self.is_reading().then(|| match stage {
             Stage::Info { since } => after(*since, config.info_timeout),
-            Stage::Connecting | Stage::Connected if !self.pings.is_empty() => {
+            Stage::Connecting | Stage::Connected if self.awaits_pong() => {
                 after(self.awaited_since, config.pong_timeout)
             }
+            // The write deadline applies to a PING that is not written.
+            Stage::Connecting | Stage::Connected if !self.pings.is_empty() => None,
             Stage::Connecting | Stage::Connected => after(self.last_received, config.ping_interval),
         });
         let frame = self.receiver.partial().filter(|_| !matches!(stage, Stage::Info { .. }));
@@ -594,11 +598,12 @@ impl Client {
                     self.reset(ClientReason::InfoTimeout { limit });
                 }
             }
-            Stage::Connecting | Stage::Connected if !self.pings.is_empty() => {
+            Stage::Connecting | Stage::Connected if self.awaits_pong() => {
                 if let Some(limit) = is_due(self.awaited_since, self.config.pong_timeout) {
                     self.reset(ClientReason::PongTimeout { limit });
                 }
             }
+            Stage::Connecting | Stage::Connected if !self.pings.is_empty() => {}
             Stage::Connecting | Stage::Connected => {
                 if is_due(self.last_received, self.config.ping_interval).is_some() {
                     self.ping(Ping::KeepAlive, now);
@@ -782,7 +787,7 @@ impl Client {
     }
 
     fn handle_pong(&mut self) {
-        match self.pings.pop_front() {
+        match self.pings.pop_front().map(|(ping, _)| ping) {
             None => self.reset(Malformed::UnexpectedPong.into()),
             Some(Ping::Connect) => {
                 self.state = State::Open(Stage::Connected);
@@ -827,6 +832,11 @@ impl Client {
         self.ready.push_back(Incoming::Message(message));
     }
 
+    /// Whether a PING was written that has no PONG.
+    fn awaits_pong(&self) -> bool {
+        self.pings.front().is_some_and(|(_, end)| *end <= self.written)
+    }
+
     fn is_full_of_pongs(&self) -> bool {
         self.pongs.count >= MAX_PONGS && self.written < self.pongs.until
     }
@@ -845,11 +855,8 @@ impl Client {
     }
 
     fn ping(&mut self, ping: Ping, now: Instant) {
-        if self.pings.is_empty() {
-            self.awaited_since = now;
-        }
-        self.pings.push_back(ping);
         self.write(now, |output| output.extend(b"PING\r\n"));
+        self.pings.push_back((ping, self.written + self.output.len() as u64));
     }
 
     fn write_subscribe(

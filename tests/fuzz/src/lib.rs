@@ -6,6 +6,7 @@
 //! | [`decoder`] | limits, ways to cut the input, then the input |
 //! | [`server`] | limits, then the events of a server's connection |
 //! | [`client`] | limits, then the events of a client's connection and its users |
+//! | [`nats`] | the events of a NATS client's connection and its uses |
 //!
 //! Each function panics if a check fails. libFuzzer searches for such bytes (see the README of this
 //! crate). The test `corpus` calls the functions with the inputs in the repository.
@@ -20,7 +21,8 @@ mod client;
 mod decoder;
 mod frames;
 mod header;
+mod nats;
 mod server;
 mod steps;
 
-pub use self::{client::client, decoder::decoder, header::header, server::server};
+pub use self::{client::client, decoder::decoder, header::header, nats::nats, server::server};

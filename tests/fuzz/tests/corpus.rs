@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use wirestate_fuzz::{client, decoder, header, server};
+use wirestate_fuzz::{client, decoder, header, nats, server};
 
 /// Calls `check` with each file of the target's folder.
 fn replay(target: &str, check: fn(&[u8])) {
@@ -43,4 +43,9 @@ fn the_server_target_accepts_its_corpus() {
 #[test]
 fn the_client_target_accepts_its_corpus() {
     replay("client", client);
+}
+
+#[test]
+fn the_nats_target_accepts_its_corpus() {
+    replay("nats", nats);
 }

@@ -210,6 +210,27 @@ fn each_wait_has_its_deadline_and_its_reason() {
     }
 }
 
+/// A server may read all that is published, and answer nothing.
+#[test]
+fn output_does_not_postpone_the_deadline_of_a_pong() {
+    let mut echo = machine(&Config::default());
+    let mut player = script::Player::new(&mut echo);
+    player.play(&Op::Receive(format!("{INFO}PONG\r\n").into_bytes()));
+    player.play(&Op::Accept(usize::MAX));
+    let now = player.now();
+    player.machine().machine_mut().client.flush(now).unwrap();
+    for _ in 0..11 {
+        let now = player.now();
+        let client = &mut player.machine().machine_mut().client;
+        let _ = client.publish(&wirestate_core::nats::Publish::new("a", "x"), now);
+        player.play(&Op::Accept(usize::MAX));
+        player.play(&Op::Advance(Duration::from_secs(1)));
+        player.play(&Op::SpuriousTimeout);
+    }
+    assert_eq!(player.transcript().label, None);
+    assert!(!echo.interest().read, "it is reset");
+}
+
 /// A server that sends data is alive, and gets no PING.
 #[test]
 fn a_ping_is_sent_only_when_nothing_arrives() {
@@ -279,7 +300,8 @@ fn a_flood_of_short_operations_yields_to_other_connections() {
     let flood = b"+OK\r\n".repeat(5000);
     client.read_buf()[..flood.len()].copy_from_slice(&flood);
     client.handle(now, Event::Read(flood.len()));
-    assert!(!client.interest().read);
+    client.handle(now, Event::Timeout { unacknowledged: 0 });
+    assert!(!client.interest().read, "a deadline that has not passed changes nothing");
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     let mut calls = 0;
     while client.poll_shared(now, &mut cx) {
