@@ -86,8 +86,8 @@
 //!
 //! 1. [`Greeting`] receives INFO, and nothing after it. Drive it with a borrowed socket until
 //!    [`Greeting::info`] is there, and call [`Drive::hand_over`](crate::drive::Drive::hand_over).
-//! 2. The machine around TLS (`wirestate_tls::Client::wrap`) around
-//!    [`Client::after_greeting`], on the same socket.
+//! 2. [`Client::after_greeting`], inside the machine around TLS
+//!    (`wirestate_tls::Client::machine`), on the same socket. `Tls::inner_mut` gives the client.
 //!
 //! With `handshake_first`, wrap [`Client::new`]: INFO arrives inside TLS. In both cases set
 //! [`Config::encrypted`]; without it, a server that requires TLS ends the connection with

@@ -320,6 +320,78 @@ fn an_nkey_signs_the_nonce() {
     });
 }
 
+/// Two machines in turn on one socket: INFO in plain text, then TLS around a client.
+#[test]
+fn a_server_with_tls_greets_in_plain_text() {
+    let authority = {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        (rcgen::Issuer::new(params, key), pem)
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority.0).unwrap().pem();
+    let path =
+        |name: &str| env::temp_dir().join(format!("wirestate-{}-{name}.pem", std::process::id()));
+    let (cert_file, key_file) = (path("certificate"), path("key"));
+    std::fs::write(&cert_file, certificate).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let config = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}",
+        cert_file.display().to_string(),
+        key_file.display().to_string()
+    );
+    let server = Server::with_config("tls", &config);
+    std::fs::remove_file(&cert_file).unwrap();
+    std::fs::remove_file(&key_file).unwrap();
+    let Some(server) = server else { return };
+
+    let authorities = wirestate_tls::Authorities::from_pem(authority.1.as_bytes()).unwrap();
+    let credentials = wirestate_tls::client_config(authorities, None, &[]).unwrap();
+    let name = "localhost".try_into().unwrap();
+    let tls = wirestate_tls::Client::new(wirestate_tls::Config::default(), credentials, name);
+    let tls = tls.unwrap();
+    on_tokio(async |runtime| {
+        use wirestate_core::{drive::Clock as _, nats::Greeting};
+        let reason = next::<wirestate_tokio::Tokio>(
+            &mut dial(&runtime, &server.address, Config::default()).await,
+        )
+        .await
+        .unwrap_err();
+        assert_eq!(reason, ClientReason::TlsRequired);
+
+        let config = Config::default().with_encrypted(true);
+        let mut socket = runtime.connect(&server.address).await.unwrap();
+        let clock = runtime.clock();
+        let greeting = Greeting::new(config.clone(), clock.now()).unwrap();
+        let mut drive = Drive::new(greeting, &mut socket, clock);
+        let info = drive.until(|greeting, _| greeting.info().cloned()).await.unwrap();
+        drive.hand_over();
+        assert!(info.tls_required);
+
+        let clock = runtime.clock();
+        let client = Client::after_greeting(config, info, clock.now()).unwrap();
+        let mut drive = Drive::new(tls.machine(client, clock.now()), socket, clock);
+        let mut request = None;
+        let reply = drive.until(|tls, now| match tls.inner_mut().take_incoming(now)? {
+            Incoming::Connected => {
+                let ask = Publish::new("nobody", "?");
+                request = Some(tls.inner_mut().request(&ask, now).unwrap());
+                None
+            }
+            Incoming::Reply { request: id, reply } => {
+                assert_eq!(Some(id), request);
+                Some(reply)
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(reply.await.unwrap().unwrap_err(), RequestError::NoResponders);
+        drive.shut_down().await;
+    });
+}
+
 #[test]
 fn limits_lame_duck_mode_and_a_kill_are_reported() {
     let config = "max_payload: 1000\nmax_connections: 1";
