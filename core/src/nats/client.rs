@@ -131,7 +131,6 @@ struct Delivered {
 
 /// What a server has sent.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Incoming {
     /// The server has accepted CONNECT: from now on the client can send. [`Client::info`] has what
     /// the server says of itself.

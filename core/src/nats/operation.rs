@@ -204,14 +204,11 @@ mod tests {
     use super::*;
 
     fn message(line: &str) -> Result<(&str, &str, u64, usize, usize), Malformed> {
-        match parse(line.as_bytes())? {
-            Line::Message(head) => {
-                let part = |range: &Range<u32>| &line[range.start as usize..range.end as usize];
-                let Head { subscription, headers, total, .. } = &head;
-                Ok((part(&head.subject), part(&head.reply), subscription.0, *headers, *total))
-            }
-            other => panic!("{other:?}"),
-        }
+        let parsed = parse(line.as_bytes())?;
+        let Line::Message(head) = parsed else { panic!("{parsed:?}") };
+        let part = |range: &Range<u32>| &line[range.start as usize..range.end as usize];
+        let Head { subscription, headers, total, .. } = &head;
+        Ok((part(&head.subject), part(&head.reply), subscription.0, *headers, *total))
     }
 
     #[test]

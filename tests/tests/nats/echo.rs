@@ -73,7 +73,11 @@ pub(crate) fn describe(incoming: &Incoming) -> String {
             Ok(message) => format!("{request:?} {}", message.payload().escape_ascii()),
             Err(error) => format!("{request:?} {error}"),
         },
-        other => format!("{other:?}"),
+        Incoming::Connected
+        | Incoming::Flushed(_)
+        | Incoming::Servers
+        | Incoming::LameDuck
+        | Incoming::Error(_) => format!("{incoming:?}"),
     }
 }
 

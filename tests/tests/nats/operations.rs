@@ -71,7 +71,7 @@ fn connect_has_the_credentials() {
     }
     let fails = Signer::new(|_| Err("no key".into()));
     let config =
-        Config::default().with_credentials(Credentials::Jwt { jwt: "".into(), signer: fails });
+        Config::default().with_credentials(Credentials::Jwt { jwt: String::new(), signer: fails });
     let mut client = Client::new(config, NOW).unwrap();
     receive(&mut client, INFO);
     client.handle(NOW, Event::Finished);

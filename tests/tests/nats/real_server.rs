@@ -159,7 +159,7 @@ async fn exchange<R: Runtime>(runtime: R, address: String) {
     let publish = async {
         let mut number = 0;
         let mut headers = HeaderBlock::new();
-        let published = publisher.until(|client, now| {
+        let sending = publisher.until(|client, now| {
             while number < count {
                 headers.clear();
                 headers.push("Number", number).unwrap();
@@ -172,7 +172,7 @@ async fn exchange<R: Runtime>(runtime: R, address: String) {
             }
             (client.machine().pending() == 0).then_some(())
         });
-        published.await.unwrap();
+        sending.await.unwrap();
     };
     let receive = async {
         for number in 0..count {
@@ -204,7 +204,7 @@ async fn exchange<R: Runtime>(runtime: R, address: String) {
         let reply = message.reply().unwrap().into_owned();
         let answer = Publish::new(&reply, "now");
         call::<R, _>(&mut subscriber, |client, now| client.publish(&answer, now)).await.unwrap();
-        call::<R, _>(&mut subscriber, |client, now| client.flush(now)).await.unwrap();
+        call::<R, _>(&mut subscriber, Client::flush).await.unwrap();
         next::<R>(&mut subscriber).await.unwrap();
     };
     let wait = async {

@@ -119,7 +119,7 @@ async fn connection(
                         shuts_down = true;
                     }
                     Incoming::Servers => {}
-                    other => panic!("{other:?}"),
+                    Incoming::Reply { .. } | Incoming::Error(_) => panic!("{incoming:?}"),
                 }
             }
             if let Role::Publisher { confirmed } = role
