@@ -1,7 +1,7 @@
 //! Credentials of a NATS client that sign the server's nonce: an nkey, or a `.creds` file.
 //!
 //! The core does no cryptography. This crate makes the
-//! [`Signer`](wirestate_core::nats::Signer) that the core takes, by
+//! [`Signer`] that the core takes, by
 //! [`aws_lc_rs`], which TLS uses too.
 //!
 //! ```

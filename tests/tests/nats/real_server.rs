@@ -385,7 +385,11 @@ fn a_server_with_tls_greets_in_plain_text() {
                 assert_eq!(Some(id), request);
                 Some(reply)
             }
-            other => panic!("{other:?}"),
+            Incoming::Message(_)
+            | Incoming::Flushed(_)
+            | Incoming::Servers
+            | Incoming::LameDuck
+            | Incoming::Error(_) => panic!("the server has sent something else"),
         });
         assert_eq!(reply.await.unwrap().unwrap_err(), RequestError::NoResponders);
         drive.shut_down().await;
