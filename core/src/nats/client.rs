@@ -264,8 +264,8 @@ impl Client {
         self.requests.cancel(request);
     }
 
-    /// Subscribes to `subject`, which may have wildcards. Of the subscriptions of one queue `group`,
-    /// the server sends each message to one.
+    /// Subscribes to `subject`, which may have wildcards. Of the subscriptions of one queue
+    /// `group`, the server sends each message to one.
     ///
     /// # Errors
     /// Nothing was sent: see [`SendError`].
@@ -801,7 +801,10 @@ impl Client {
     fn handle_server_error(&mut self, error: ServerError, now: Instant) {
         if !error.kind.ends_connection() {
             self.last_error = Some(error.clone());
-            self.ready.push_back(Incoming::Error(error));
+            // A greeting has no owner that takes it.
+            if !matches!(self.state, State::Open(Stage::Info { .. })) {
+                self.ready.push_back(Incoming::Error(error));
+            }
             return;
         }
         let refused = ClientReason::Refused(error);

@@ -1,7 +1,9 @@
 //! The headers of a message.
 
 use alloc::vec::Vec;
-use core::fmt;
+use core::fmt::{self, Write as _};
+
+use crate::protocol::Text;
 
 /// Headers to publish, in the form in which they are sent.
 ///
@@ -58,9 +60,8 @@ impl HeaderBlock {
         self.lines.extend_from_slice(name.as_bytes());
         self.lines.extend_from_slice(b": ");
         let value_start = self.lines.len();
-        let mut text = Text(&mut self.lines);
         // Only the value's `Display` can fail. Its text ends early then.
-        let _ = fmt::Write::write_fmt(&mut text, format_args!("{value}"));
+        let _ = write!(Text(&mut self.lines), "{value}");
         let value = &self.lines[value_start..];
         if let Some(&byte) = value.iter().find(|byte| matches!(byte, b'\r' | b'\n')) {
             self.lines.truncate(start);
@@ -88,15 +89,6 @@ impl HeaderBlock {
     /// The three parts on the wire.
     pub(super) fn parts(&self) -> [&[u8]; 3] {
         [FIRST_LINE, &self.lines, b"\r\n"]
-    }
-}
-
-struct Text<'a>(&'a mut Vec<u8>);
-
-impl fmt::Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
     }
 }
 

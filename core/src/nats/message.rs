@@ -47,7 +47,7 @@ pub(super) struct Head {
 impl Head {
     /// The length of the operation.
     pub(super) fn len(&self) -> usize {
-        self.line + self.total + 2
+        self.line.saturating_add(self.total).saturating_add(2)
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! let now = Instant::EPOCH;
 //! let mut client = Client::new(Config::default(), now)?;
-//! let mut receive = |client: &mut Client, mut bytes: &[u8]| drive::deliver(client, &mut bytes, now);
+//! let receive = |client: &mut Client, mut text: &[u8]| drive::deliver(client, &mut text, now);
 //! let sent = |client: &mut Client| {
 //!     let mut buffer = [0; 4096];
 //!     let n = drive::collect_into(client, &mut buffer, now);
@@ -18,7 +18,7 @@
 //! };
 //!
 //! // The server begins. The client answers by CONNECT, and by a PING.
-//! receive(&mut client, b"INFO {\"server_id\":\"S\",\"max_payload\":1048576,\"headers\":true}\r\n");
+//! receive(&mut client, b"INFO {\"server_id\":\"S\",\"headers\":true}\r\n");
 //! assert!(sent(&mut client).ends_with("}\r\nPING\r\n"));
 //! receive(&mut client, b"PONG\r\n");
 //! assert!(matches!(client.take_incoming(now), Some(Incoming::Connected)));
@@ -76,8 +76,53 @@
 //! |---|---|
 //! | [`Incoming::Connected`] | subscribe; [`Servers::learn`](crate::dial::Servers::learn) |
 //! | [`Incoming::Servers`] | [`Servers::learn`](crate::dial::Servers::learn) |
-//! | [`Incoming::LameDuck`] | connect to another server, then [`ShutDown`](crate::Event::ShutDown) |
+//! | [`Incoming::LameDuck`] | connect to another server, then shut this client down |
 //! | the machine has ended | [`Servers::ended`](crate::dial::Servers::ended), dial again |
+//!
+//! ```no_run
+//! use std::{convert::Infallible, future::poll_fn, time::Duration};
+//! use wirestate_core::{
+//!     dial::Servers,
+//!     drive::{Clock, Drive},
+//!     nats::{Client, Config, Incoming},
+//!     runtime::{Runtime, connect_within},
+//! };
+//!
+//! /// Prints what is published to `subject`, as long as any of the servers can be reached.
+//! async fn print<R: Runtime>(runtime: R, mut servers: Servers, config: Config, subject: &str) {
+//!     let mut clock = runtime.clock();
+//!     loop {
+//!         let since = clock.now();
+//!         let limit = Some(Duration::from_secs(5));
+//!         let outcome = match connect_within(&runtime, servers.current(), limit).await {
+//!             Err(error) => error.to_string(),
+//!             Ok(socket) => {
+//!                 let client = Client::new(config.clone(), since).expect("it was checked before");
+//!                 let mut drive = Drive::new(client, socket, runtime.clock());
+//!                 let Err(ended) = drive.until(|client, now| {
+//!                     while let Some(incoming) = client.take_incoming(now) {
+//!                         match incoming {
+//!                             Incoming::Message(message) => println!("{:?}", message.payload()),
+//!                             Incoming::Connected => {
+//!                                 let _ = client.subscribe(subject, None, now);
+//!                                 let urls = client.info().connect_urls.iter();
+//!                                 servers.learn(urls.map(|url| &**url));
+//!                             }
+//!                             other => println!("{other:?}"),
+//!                         }
+//!                     }
+//!                     None::<Infallible>
+//!                 }).await;
+//!                 ended.to_string()
+//!             }
+//!         };
+//!         let wait = servers.ended(clock.now().since(since));
+//!         println!("{outcome}; {} is next, in {wait:?}", servers.current());
+//!         let until = clock.now() + wait;
+//!         poll_fn(|cx| clock.poll_until(cx, until)).await;
+//!     }
+//! }
+//! ```
 //!
 //! # TLS
 //!

@@ -73,6 +73,8 @@ use core::{
 pub(crate) use self::frame_timeouts::FrameTimer;
 #[cfg(feature = "message")]
 pub(crate) use self::output::MIN_SLICE;
+#[cfg(feature = "nats")]
+pub(crate) use self::output::Text;
 pub use self::{
     buffer::Buffer,
     config::Config,

@@ -245,7 +245,7 @@ impl<T: Into<Bytes>> From<T> for Output {
 }
 
 /// Appends text to a vector.
-struct Text<'a>(&'a mut Vec<u8>);
+pub(crate) struct Text<'a>(pub(crate) &'a mut Vec<u8>);
 
 impl fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

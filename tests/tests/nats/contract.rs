@@ -231,6 +231,11 @@ fn a_greeting_keeps_the_contract_and_reads_nothing_behind_info() {
     let transcript = script::play_out(&mut greeting, &[Op::Timeout]);
     assert_eq!(transcript.label, Some("greeted"), "nothing has taken the connection");
 
+    // An error that does not end the connection has nobody who takes it.
+    let mut greeting = Greeting::new(Config::default(), Instant::EPOCH).unwrap();
+    let ops = [Op::Receive(b"-ERR 'something new'\r\n".to_vec()), Op::Timeout];
+    assert_eq!(script::play_out(&mut greeting, &ops).label, Some("info_timeout"));
+
     let mut greeting = Greeting::new(Config::default(), Instant::EPOCH).unwrap();
     let input = format!("{INFO}PONG\r\n");
     let transcript = script::play_out(&mut greeting, &[Op::Receive(input.into())]);
