@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod contract;
+mod creds;
 mod echo;
 mod model;
 mod operations;

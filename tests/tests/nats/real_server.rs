@@ -10,6 +10,7 @@ use std::{
 };
 
 use wirestate_core::{
+    dial::Servers,
     drive::Drive,
     nats::{
         Client, ClientReason, Config, Credentials, HeaderBlock, Incoming, Publish, RequestError,
@@ -23,6 +24,8 @@ use wirestate_testkit::contract::Checked;
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
+    /// Where it listens for other servers of its cluster.
+    routes: Option<String>,
     /// Its log, read to the end.
     log: Option<thread::JoinHandle<()>>,
 }
@@ -49,18 +52,22 @@ impl Server {
             }
         };
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut address = None;
+        let (mut address, mut routes) = (None, None);
         for line in lines.by_ref().map_while(Result::ok) {
             if let Some((_, found)) = line.split_once("Listening for client connections on ") {
                 address = Some(found.to_owned());
             }
-            if line.ends_with("Server is ready") {
+            if let Some((_, found)) = line.split_once("Listening for route connections on ") {
+                routes = Some(found.to_owned());
+            }
+            let is_cluster = words.contains(&"--cluster");
+            if line.ends_with("Server is ready") && !is_cluster || routes.is_some() {
                 break;
             }
         }
         let log = thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let address = address.expect("the server says where it listens");
-        Some(Self { child, address, log: Some(log) })
+        Some(Self { child, address, routes, log: Some(log) })
     }
 
     /// Starts a server with the content of a configuration file.
@@ -93,7 +100,7 @@ impl Drop for Server {
     }
 }
 
-type Driven<R> = Drive<Checked<Client>, <R as Runtime>::Socket, <R as Runtime>::Clock>;
+pub(crate) type Driven<R> = Drive<Checked<Client>, <R as Runtime>::Socket, <R as Runtime>::Clock>;
 
 async fn dial<R: Runtime>(runtime: &R, address: &str, config: Config) -> Driven<R> {
     use wirestate_core::drive::Clock as _;
@@ -112,14 +119,18 @@ async fn next<R: Runtime>(drive: &mut Driven<R>) -> Result<Incoming, ClientReaso
     })
 }
 
-async fn connect<R: Runtime>(runtime: &R, address: &str, config: Config) -> Driven<R> {
+pub(crate) async fn connect<R: Runtime>(runtime: &R, address: &str, config: Config) -> Driven<R> {
     let mut drive = dial(runtime, address, config).await;
     let connected = next::<R>(&mut drive).await;
     assert!(matches!(connected, Ok(Incoming::Connected)), "{connected:?}");
     drive
 }
 
-async fn refused<R: Runtime>(runtime: &R, address: &str, config: Config) -> ServerErrorKind {
+pub(crate) async fn refused<R: Runtime>(
+    runtime: &R,
+    address: &str,
+    config: Config,
+) -> ServerErrorKind {
     match next::<R>(&mut dial(runtime, address, config).await).await {
         Err(ClientReason::Refused(error)) => error.kind,
         other => panic!("{other:?}"),
@@ -232,7 +243,7 @@ async fn futures_join(one: impl Future<Output = ()>, two: impl Future<Output = (
     .await;
 }
 
-fn on_tokio<T>(test: impl AsyncFnOnce(wirestate_tokio::Tokio) -> T) -> T {
+pub(crate) fn on_tokio<T>(test: impl AsyncFnOnce(wirestate_tokio::Tokio) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { test(wirestate_tokio::Tokio::current()).await })
 }
@@ -317,6 +328,35 @@ fn an_nkey_signs_the_nonce() {
         let config = Config::default().with_credentials(wrong);
         let kind = refused(&runtime, &server.address, config).await;
         assert_eq!(kind, ServerErrorKind::Authorization);
+    });
+}
+
+#[test]
+fn a_client_learns_the_other_servers_and_dials_one_when_its_own_is_killed() {
+    let cluster = ["--cluster_name", "c", "--cluster", "nats://127.0.0.1:-1"];
+    let Some(mut one) = Server::start(&cluster) else { return };
+    let routes = format!("nats://{}", one.routes.as_ref().unwrap());
+    let Some(two) = Server::start(&[&cluster[..], &["--routes", &routes]].concat()) else { return };
+    on_tokio(async |runtime| {
+        type R = wirestate_tokio::Tokio;
+        let mut servers = Servers::new([&*one.address], 7).unwrap();
+        let mut client = connect(&runtime, servers.current(), Config::default()).await;
+        loop {
+            let urls = call::<R, _>(&mut client, |client, _| client.info().connect_urls.clone());
+            servers.learn(urls.await.iter().map(|url| &**url));
+            if servers.addresses().any(|address| address == two.address) {
+                break;
+            }
+            let incoming = next::<R>(&mut client).await.unwrap();
+            assert!(matches!(incoming, Incoming::Servers), "{incoming:?}");
+        }
+        one.kill();
+        next::<R>(&mut client).await.unwrap_err();
+        servers.ended(std::time::Duration::ZERO);
+        while servers.current() != two.address {
+            servers.skip();
+        }
+        connect(&runtime, servers.current(), Config::default()).await;
     });
 }
 
