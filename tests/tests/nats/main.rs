@@ -7,6 +7,7 @@ mod bad_input;
 mod contract;
 mod creds;
 mod echo;
+mod memory;
 mod model;
 mod operations;
 mod real_server;
