@@ -73,6 +73,11 @@ pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
             ("wirestate_core=loud", "expected LEVEL or MODULE=LEVEL"),
             ("info,", "expected LEVEL or MODULE=LEVEL"),
         ]),
+        "HOST" if flag.get_long() == Some("status-host") => texts(&[
+            ("http://x", "expected a host name, without a scheme and a port"),
+            ("x:80", "expected a host name, without a scheme and a port"),
+            ("*", "expected a host name, without a scheme and a port"),
+        ]),
         // Whether a file can be used shows when the command runs.
         "FILE" | "FOLDER" | "HOST" => texts(&[("", "a value is required")]),
         // Any text.

@@ -86,7 +86,11 @@ pub(super) struct UnknownVariable {
 
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the environment variable {} has no effect: no flag has that name", self.name)?;
+        write!(
+            f,
+            "the environment variable {} has no effect: no server's flag has that name",
+            self.name
+        )?;
         match &self.similar {
             Some(similar) => write!(f, "; did you mean {similar}?"),
             None => Ok(()),

@@ -61,7 +61,10 @@ pub(super) enum CommandError {
     /// A client has reported, and the process ends by this signal.
     #[error("interrupted by signal {0}")]
     Interrupted(c_int),
-    #[error("{address}: {failed} of {connections} connections failed: {first}")]
+    #[error(
+        "{}{failed} of {connections} connections failed: {first}",
+        if first.contains(address) { String::new() } else { format!("{address}: ") }
+    )]
     Incomplete { address: String, failed: u64, connections: usize, first: String },
 }
 
@@ -92,7 +95,9 @@ fn listen_advice(address: &str, error: &io::Error) -> &'static str {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
     match error.kind() {
-        io::ErrorKind::AddrInUse if is_unix => "; `ss -lxp` shows which process listens there",
+        io::ErrorKind::AddrInUse if is_unix => {
+            "; the file exists, and `ss -lxp` shows whether a process listens there"
+        }
         io::ErrorKind::AddrInUse => {
             "; `ss -ltnp` shows which process listens there; port 0 takes a free port"
         }

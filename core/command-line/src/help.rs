@@ -42,7 +42,7 @@ pub(super) fn sections(program: &str, command: &str) -> Vec<Section> {
     let signals = match notes.kind {
         Kind::Server => Some(own(&signals::HELP)),
         Kind::ReportingClient => Some(own(&interrupt::HELP)),
-        Kind::Other => None,
+        Kind::Other => Some(own(&[("SIGINT, SIGTERM, SIGHUP", "The process ends")])),
     };
     sections.extend(signals.map(|entries| Section { title: "Signals", entries }));
     let service_manager = if is_server { SERVICE_MANAGER } else { &[] };

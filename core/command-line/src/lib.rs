@@ -33,6 +33,7 @@ mod exit_code;
 mod fanout;
 mod help;
 mod interrupt;
+mod jitter;
 mod join;
 pub mod load;
 mod log;

@@ -21,7 +21,7 @@ use crate::{
 #[command(next_help_heading = "Logging")]
 pub(super) struct Flags {
     /// Log each connection (-v), also each turn in which data moves or a deadline passes (-vv), or
-    /// also what dependencies log, each line with its module and its place in the source (-vvv)
+    /// each line with its module and its place in the source (-vvv)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     /// Log only warnings, errors, and the line `listening on`

@@ -34,6 +34,8 @@ pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), Command
     all.build();
     let commands = || [&all].into_iter().chain(all.get_subcommands());
     if let Some(dir) = &flags.dir {
+        fs::create_dir_all(dir)
+            .map_err(|error| CommandError::WritePage { path: dir.clone(), error })?;
         for command in commands() {
             let path = dir.join(format!("{}.1", title(command)));
             page(program, &all, command)

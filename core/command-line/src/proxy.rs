@@ -5,11 +5,14 @@ use tracing::{info, warn};
 use wirestate_core::{
     proxy::{Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
+    shared::Shared,
 };
 use wirestate_tls::{MaybeTlsStream, TlsRuntime};
 
 use crate::{
-    CommandError, CommandRuntime, open_files, self_upstream,
+    CommandError, CommandRuntime,
+    jitter::jitter_seed,
+    open_files, self_upstream,
     server::{self, ConnectFn, Prepared, Serving, Share, Stage, Starting, task},
     tls::{self, UpstreamTls},
     values::{self, Timeout},
@@ -112,6 +115,7 @@ fn pipes(requested: Option<u64>, files: u64) -> u64 {
 pub(super) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
     share: Share,
+    name: Option<Shared<str>>,
 ) -> Result<Prepared<R>, CommandError> {
     let balance = match flags.balance {
         Balancing::RoundRobin => Balance::RoundRobin,
@@ -121,7 +125,8 @@ pub(super) fn prepare<R: CommandRuntime>(
     let has_tls = flags.server.has_tls() || flags.upstream_tls.is_enabled();
     let files = open_files::raise_limit() / share.servers;
     let pipes = if has_tls { 0 } else { pipes(flags.pipes, files) };
-    let upstreams = Upstreams::new(flags.upstream.clone(), balance, std::process::id().into());
+    let upstreams = Upstreams::new(flags.upstream.clone(), balance, jitter_seed());
+    let upstreams = upstreams.with_server(name.clone());
     let settings = flags.server.proxy_settings::<R>(share, 2 * pipes)?;
     let settings = settings.with_metrics(upstreams.clone());
     let send_proxy = flags.send_proxy.map(|version| match version {
@@ -139,7 +144,6 @@ pub(super) fn prepare<R: CommandRuntime>(
     let settings = settings.with_files_of(upstream_tls.clone());
     let settings = settings.with_upstreams(flags.upstream);
     Ok(settings.start(flags.listen, move |starting| {
-        let name = starting.name.cloned();
         let connect = connect(starting, proxy.clone(), upstream_tls);
         Ok(Serving::new(connect).on_end(move |stage| {
             if stage != Stage::Stopped {

@@ -38,7 +38,11 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|_| {
+    // Without `M`, a month, and the names of units.
+    let mut units = text.split(|char: char| char.is_ascii_digit() || char == ' ');
+    let is_known = |unit: &str| ["", "us", "ms", "s", "m", "h", "d"].contains(&unit);
+    let parsed = if units.all(is_known) { humantime::parse_duration(text).ok() } else { None };
+    parsed.ok_or_else(|| {
         let has_no_unit = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let example = if has_no_unit { format!("{text}s") } else { "30s".into() };
         format!("expected a time with its unit, as in 500ms, {example} or 1m 30s")
@@ -93,9 +97,14 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
 
 /// A number of bytes, within a range.
 pub(super) fn bytes_within(range: RangeInclusive<usize>, text: &str) -> Result<usize, String> {
+    const EXPECTED: &str = "expected a number of bytes, as in 1024, 64KiB or 16MiB";
+    // `64K` is 64,000 bytes to some programs and 65,536 to others.
+    let unit = text.trim_start_matches(|char: char| char.is_ascii_digit() || ". ".contains(char));
+    if !["", "B", "KiB", "MiB", "GiB", "TiB"].contains(&unit) {
+        return Err(EXPECTED.into());
+    }
     // A number that is too large becomes `u64::MAX`, which is outside every range.
-    let bytes: ByteSize =
-        text.parse().map_err(|_| "expected a number of bytes, as in 1024, 64KiB or 16MiB")?;
+    let bytes: ByteSize = text.parse().map_err(|_| EXPECTED)?;
     match usize::try_from(bytes.as_u64()) {
         Ok(bytes) if bytes < *range.start() => {
             Err(format!("expected at least {}", exact_size(*range.start())))
@@ -110,6 +119,15 @@ pub(super) fn exact_size(bytes: usize) -> String {
     let size = Size(bytes as u64).to_string();
     let is_exact = size.parse::<ByteSize>().is_ok_and(|size| size.as_u64() == bytes as u64);
     if is_exact { size } else { format!("{bytes}B") }
+}
+
+/// A host name, without a scheme and a port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let is_valid = |char: char| char.is_alphanumeric() || "-_.".contains(char);
+    if text.chars().all(is_valid) && text.contains(char::is_alphanumeric) {
+        return Ok(text.into());
+    }
+    Err("expected a host name, without a scheme and a port".into())
 }
 
 /// The value of an environment variable for a flag that takes no value.
@@ -242,7 +260,9 @@ mod tests {
     fn a_time_has_a_unit() {
         assert_eq!((time("0"), time("0s")), (Ok(Duration::ZERO), Ok(Duration::ZERO)));
         let expected = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
-        for invalid in ["", "x", "5y5", "-1s", "99999999999999999999s"] {
+        for invalid in
+            ["", "x", "5y5", "-1s", "99999999999999999999s", "1M", "1min", "2w", "5 seconds"]
+        {
             assert_eq!(time(invalid).unwrap_err(), expected, "{invalid:?}");
         }
         let error = time("7").unwrap_err();
@@ -269,11 +289,11 @@ mod tests {
     #[test]
     fn bytes_have_a_unit_or_none_and_limits() {
         for (text, expected) in
-            [("1", 1), ("1024", 1024), ("64KiB", 64 << 10), ("1.5 MiB", 3 << 19), ("2kB", 2000)]
+            [("1", 1), ("1024", 1024), ("64KiB", 64 << 10), ("1.5 MiB", 3 << 19), ("2B", 2)]
         {
             assert_eq!(bytes(text), Ok(expected));
         }
-        for invalid in ["", "x", "-1", "1 KiB B"] {
+        for invalid in ["", "x", "-1", "1 KiB B", "64K", "64k", "64kB", "1M"] {
             let error = bytes(invalid).unwrap_err();
             let expected = "expected a number of bytes, as in 1024, 64KiB or 16MiB";
             assert_eq!(error, expected, "{invalid:?}");

@@ -17,6 +17,7 @@ use crate::{
     log_limit::{LogDecision, LogLimit},
     quantity::Time,
     runtime::{Runtime, connect_within},
+    shared::Shared,
     shutdown::{Shutdown, ShutdownHandle},
 };
 
@@ -42,6 +43,8 @@ pub struct Dial {
     pub backoff: Backoff,
     /// Ends the connection gracefully, and stops dialling. Default: a new handle.
     pub shutdown: ShutdownHandle,
+    /// The name of the server that dials, the field `server` of the log lines. Default: none.
+    pub server: Option<Shared<str>>,
 }
 
 impl Dial {
@@ -52,12 +55,14 @@ impl Dial {
             connect_timeout: Some(Duration::from_secs(10)),
             backoff,
             shutdown: ShutdownHandle::new(),
+            server: None,
         }
     }
 
     with_setters! {
         with_connect_timeout(connect_timeout: impl Into<Option<Duration>>);
         with_shutdown(shutdown: ShutdownHandle);
+        with_server(server: Option<Shared<str>>);
     }
 
     /// Connects, runs a machine on the connection, and repeats that when it has ended, until
@@ -89,7 +94,12 @@ impl Dial {
                     let since = clock.now();
                     let decision = connect_log.check_unless_debugging(since);
                     if let LogDecision::Log { suppressed } = decision {
-                        info!(address = self.address, suppressed, "connected");
+                        info!(
+                            address = self.address,
+                            suppressed,
+                            server = self.server.as_deref(),
+                            "connected"
+                        );
                     }
                     let mut drive = Drive::new(machine(since), socket, runtime.clock());
                     let ended = poll_fn(|cx| {
@@ -115,6 +125,7 @@ impl Dial {
                 warn!(
                     address = self.address,
                     suppressed,
+                    server = self.server.as_deref(),
                     "{outcome}; the next attempt is in {}",
                     Time(wait)
                 );

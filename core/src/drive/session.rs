@@ -255,6 +255,7 @@ impl Session {
                 Turn::Moved { read, written } => {
                     trace!(
                         id = self.id(),
+                        server = self.server(),
                         received = read,
                         sent = written,
                         state = driven.status().state,
@@ -281,7 +282,12 @@ impl Session {
                 }
             } else if mem::replace(&mut rechecked, true) {
                 rechecked = false;
-                trace!(id = self.id(), state = driven.status().state, "deadline");
+                trace!(
+                    id = self.id(),
+                    server = self.server(),
+                    state = driven.status().state,
+                    "deadline"
+                );
                 driven.handle_timeout(now);
                 if !self.spend(0, 0, driven.work()) {
                     return Err(self.yield_now(driven, cx));
@@ -297,6 +303,11 @@ impl Session {
         self.admitted.as_ref().map(|admitted| admitted.id())
     }
 
+    /// The server's name, for the log.
+    fn server(&self) -> Option<&str> {
+        self.admitted.as_ref().and_then(|admitted| admitted.table().name())
+    }
+
     /// Applies a new command of the table. Returns true if it ended the connection.
     fn apply_command<D: Driven>(&mut self, driven: &mut D) -> bool {
         if self.ended == Some(EndedBy::Abort) {
@@ -310,7 +321,12 @@ impl Session {
         match command {
             Command::None => {}
             Command::ShutDown => {
-                trace!(id = self.id(), state = driven.status().state, "shutdown requested");
+                trace!(
+                    id = self.id(),
+                    server = self.server(),
+                    state = driven.status().state,
+                    "shutdown requested"
+                );
                 driven.shut_down(self.now);
                 driven.recheck();
             }
@@ -345,7 +361,12 @@ impl Session {
             self.overdue = None;
         } else if self.now.since(*self.overdue.get_or_insert(self.now)) > MAX_OVERDUE {
             self.overdue = None;
-            trace!(id = self.id(), state = driven.status().state, "deadline, overdue");
+            trace!(
+                id = self.id(),
+                server = self.server(),
+                state = driven.status().state,
+                "deadline, overdue"
+            );
             driven.handle_timeout(self.now);
         }
         self.park(cx, || driven.status());
@@ -362,7 +383,12 @@ impl Session {
     /// transferred (except for a PROXY header), the end counts as a health check.
     fn end<D: Driven>(&mut self, driven: &D) -> D::Reason {
         let reason = driven.reason();
-        trace!(id = self.id(), reason = reason.label(), "machine ended: {reason}");
+        trace!(
+            id = self.id(),
+            server = self.server(),
+            reason = reason.label(),
+            "machine ended: {reason}"
+        );
         self.ended = Some(EndedBy::Machine);
         if let Some(admitted) = self.admitted.take() {
             let may_be_health_check = match reason.fault() {

@@ -36,7 +36,8 @@ use crate::{
 /// It holds at most
 ///
 /// - a block of [`Config::buffer`], or twice the bytes received of one operation and 4 KiB where
-///   that is more; while it grows, the smaller one as well. No operation is longer than [`Config::max_message`] and a line
+///   that is more; while it grows, the smaller one as well. No operation is longer than
+///   [`Config::max_message`] and a line
 ///   ([`Config::max_control_line`], [`Config::max_info`]). An idle client keeps its block, and a
 ///   message that was taken keeps its own.
 /// - [`Config::max_pending`] bytes and one message of output, as [`Output`] holds it.

@@ -108,7 +108,7 @@ pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
         (&["fanout-client", "127.0.0.1:0"], "port 0 cannot be connected to"),
         (&["echo-server", "--chunk", "0"], "expected at least 1B"),
         (&["echo-server", "--listen", "127.0.0.1"], "write 127.0.0.1:PORT"),
-        (&["echo-server", "--status", "127.0.0.1:0", "--status-host", ""], "a value is required"),
+        (&["echo-server", "--status", "127.0.0.1:0", "--status-host", ""], "expected a host name"),
         (
             &["echo-server", "--accept-proxy", "--proxy-from", "10.0.0.1/8"],
             "a range begins with its first address, write 10.0.0.0/8",

@@ -157,8 +157,8 @@ pub(crate) fn a_misspelt_variable_is_warned_of(binary: &str) {
     let mut server = command(binary);
     server.args(["echo-server", "--listen", "127.0.0.1:0"]).envs(variables);
     let log = Server::start_command(server).stop();
-    let warning = "the environment variable WIRESTATE_LISTN has no effect: no flag has that name; \
-                   did you mean WIRESTATE_LISTEN?";
+    let warning = "the environment variable WIRESTATE_LISTN has no effect: no server's flag \
+                   has that name; did you mean WIRESTATE_LISTEN?";
     assert!(log.contains(&format!(" WARN {warning}\n")), "{log}");
     assert_eq!(log.matches(" WARN ").count(), 1, "another command has the others: {log}");
 

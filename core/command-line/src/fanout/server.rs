@@ -13,13 +13,16 @@ use wirestate_core::{
     drive::Clock,
     fanout::{Config, Feed, Framing, LagPolicy, Subscriber, Upstream},
     quantity::Seconds,
+    shared::Shared,
     shutdown::ShutdownHandle,
 };
 use wirestate_tls::Client;
 
 use super::{MAX_MESSAGE, message_size};
 use crate::{
-    CommandError, CommandRuntime, self_upstream,
+    CommandError, CommandRuntime,
+    jitter::jitter_seed,
+    self_upstream,
     server::{self, Prepared, Share, Stage, Starting},
     tls,
     values::{self, Timeout},
@@ -145,6 +148,7 @@ impl ServerFlags {
 pub(crate) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
     share: Share,
+    name: Option<Shared<str>>,
 ) -> Result<Prepared<R>, CommandError> {
     let on_lag = match flags.on_lag {
         OnLag::Disconnect => LagPolicy::Disconnect,
@@ -168,8 +172,9 @@ pub(crate) fn prepare<R: CommandRuntime>(
     };
     let settings = settings.with_upstreams(vec![flags.upstream.clone()]);
     Ok(settings.start(flags.listen, move |starting: &Starting<'_, R>| {
-        let (runtime, name) = (starting.runtime.clone(), starting.name.cloned());
-        let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
+        let runtime = starting.runtime.clone();
+        let dial = Dial::new(flags.upstream, Backoff::new(jitter_seed()))
+            .with_server(name.clone())
             .with_connect_timeout(flags.connect_timeout.0);
         let shutdown = dial.shutdown.clone();
         let reading = read_upstream(&runtime, dial, &feed, upstream_tls.map(|tls| tls.client));

@@ -88,6 +88,9 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
     };
     let mut servers = Vec::new();
     let mut listening = BTreeMap::new();
+    if let Some(status) = flags.process.status.clone() {
+        listening.insert(status, "status".into());
+    }
     for (name, table) in &tables {
         let (definition, listen) = server(name, table)?;
         let is_free = unix_path(&listen).is_none() && listen.ends_with(":0");
@@ -95,7 +98,7 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
             && !is_free
             && listen != "systemd"
         {
-            let message = format!("the server `{other}` listens on {listen} as well");
+            let message = format!("`{other}` listens on {listen} as well");
             return Err(Mistake::new(table.span(), message));
         }
         servers.push(definition);
@@ -145,7 +148,8 @@ fn server(
     };
     let known = command.get_ref().as_str().and_then(|command| commands.find_subcommand(command));
     let Some(known) = known else {
-        let message = format!("unknown command; expected one of {}", names());
+        let shown = shown(command.get_ref());
+        let message = format!("unknown command '{shown}'; expected one of {}", names());
         return Err(Mistake::new(command.span(), message));
     };
     let others = keys.iter().filter(|(key, _)| key.get_ref() != "command");
@@ -217,9 +221,9 @@ fn words_of_value(
         let word = text.map(|text| (format!("--{key}={text}"), value.span()));
         word.ok_or_else(|| {
             let expected = match (is_switch, is_list) {
-                (true, _) => "true or false",
+                (true, _) => "true or false, without quotes",
                 (false, true) => "a string, or a list of strings",
-                (false, false) => "a string or a whole number",
+                (false, false) => "one value, a string or a whole number",
             };
             let value_shown = shown(value.get_ref());
             let message = format!("invalid value '{value_shown}' for '{key}': expected {expected}");
@@ -230,6 +234,9 @@ fn words_of_value(
         return Ok(is_on.then(|| (format!("--{key}"), value.span())).into_iter().collect());
     }
     match value.get_ref().as_array().filter(|_| is_list) {
+        Some(values) if values.is_empty() => {
+            Err(Mistake::new(value.span(), format!("'{key}' is an empty list: expected a value")))
+        }
         Some(values) => values.iter().map(word).collect(),
         None => Ok(vec![word(value)?]),
     }
@@ -254,6 +261,7 @@ fn unknown_key(command: &clap::Command, key: &str) -> String {
     let process = TopFlags::augment_args(clap::Command::new(""));
     let is_of_process = process.get_arguments().any(|flag| flag.get_long() == Some(key));
     match suggested {
+        _ if key == "server" => "unknown key `server`; a server is a table [servers.NAME]".into(),
         _ if is_of_process => {
             format!("`{key}` concerns the process: write it at the top of the file")
         }
@@ -327,7 +335,7 @@ mod tests {
             ),
             (
                 "[servers.a]\ncommand = \"echo\"",
-                "f:2:11: unknown command; expected one of echo-server, app-server, \
+                "f:2:11: unknown command 'echo'; expected one of echo-server, app-server, \
                  fanout-source, fanout-server, proxy",
             ),
             (
@@ -347,11 +355,13 @@ mod tests {
             ),
             (
                 &format!("{api}one-shot = \"yes\""),
-                "f:3:12: invalid value 'yes' for 'one-shot': expected true or false",
+                "f:3:12: invalid value 'yes' for 'one-shot': expected true or false, without \
+                 quotes",
             ),
             (
                 &format!("{api}listen = [\"127.0.0.1:1\"]"),
-                "f:3:10: invalid value '[…]' for 'listen': expected a string or a whole number",
+                "f:3:10: invalid value '[…]' for 'listen': expected one value, a string or a whole \
+                 number",
             ),
             (
                 &format!("{api}max-content = \"2MiB\"\nmax-memory = \"1MiB\""),
@@ -359,7 +369,19 @@ mod tests {
             ),
             (
                 &format!("{server}{}", server.replace("servers.a", "servers.b")),
-                "f:3:1: the server `a` listens on 127.0.0.1:65432 as well",
+                "f:3:1: `a` listens on 127.0.0.1:65432 as well",
+            ),
+            (
+                &format!("status = '127.0.0.1:65432'\n{server}"),
+                "f:2:1: `status` listens on 127.0.0.1:65432 as well",
+            ),
+            (
+                "[servers.a]\ncommand = 'proxy'\nupstream = []",
+                "f:3:12: 'upstream' is an empty list: expected a value",
+            ),
+            (
+                &format!("{server}[server.b]"),
+                "f:3:2: unknown key `server`; a server is a table [servers.NAME]",
             ),
             (
                 "status-tls = true\n[servers.a]\ncommand = \"echo-server\"",

@@ -1,6 +1,7 @@
 //! The commands that run a server.
 
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
+use wirestate_core::shared::Shared;
 
 use super::{Prepared, ProcessFlags, Share};
 use crate::{CommandError, CommandRuntime, app, echo, fanout, proxy};
@@ -27,7 +28,8 @@ impl ServerCommand {
         }
     }
 
-    /// Reads the server's files. The server gets a share of the process's open files.
+    /// Reads the server's files. The server gets a share of the process's open files. Its log lines
+    /// have its `name`.
     ///
     /// # Errors
     /// A file cannot be read or used, or a setting is invalid.
@@ -35,13 +37,14 @@ impl ServerCommand {
         self,
         runtime: &R,
         share: Share,
+        name: Option<Shared<str>>,
     ) -> Result<Prepared<R>, CommandError> {
         match self {
             Self::EchoServer(flags) => echo::prepare(flags, share),
             Self::AppServer(flags) => app::prepare(flags, share),
             Self::FanoutSource(flags) => fanout::source::prepare(runtime, flags),
-            Self::FanoutServer(flags) => fanout::server::prepare(flags, share),
-            Self::Proxy(flags) => proxy::prepare(flags, share),
+            Self::FanoutServer(flags) => fanout::server::prepare(flags, share, name),
+            Self::Proxy(flags) => proxy::prepare(flags, share, name),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use clap::{Args, builder::NonEmptyStringValueParser};
+use clap::Args;
 use tracing::warn;
 use wirestate_core::serve;
 
@@ -61,7 +61,7 @@ pub(crate) struct ProcessFlags {
         value_name = "HOST",
         env = "WIRESTATE_STATUS_HOST",
         value_delimiter = ',',
-        value_parser = NonEmptyStringValueParser::new(),
+        value_parser = values::host,
         requires = "status"
     )]
     pub(super) status_hosts: Vec<String>,

@@ -1,5 +1,7 @@
 //! How many connections a server admits, given the limit of open files.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use tracing::warn;
 use wirestate_core::{admission::Limits, status};
 
@@ -33,7 +35,7 @@ pub(super) fn limits(
         if has_status { requested.min(possible) } else { requested }
     } else {
         // With half of the default or more, there is no warning.
-        if (1..default / 2).contains(&possible) {
+        if (1..default / 2).contains(&possible) && !HAS_WARNED.swap(servers > 1, Relaxed) {
             warn!(
                 "the limit of {files} open files (ulimit -n){each} allows {possible} \
                  connections; the default is {default}"
@@ -53,3 +55,6 @@ pub(super) fn reserved_files<R: CommandRuntime>(share: Share) -> u64 {
         if share.has_status { status::MAX_CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
     RESERVED_FILES + status as u64
 }
+
+/// Whether several servers, which have the same default, were warned of a low limit of open files.
+static HAS_WARNED: AtomicBool = AtomicBool::new(false);

@@ -45,7 +45,7 @@ pub(crate) struct Configuration {
 pub(crate) struct Definition {
     pub(crate) name: Shared<str>,
     pub(crate) command: ServerCommand,
-    /// The command line that defines it.
+    /// The command line that defines it in a file; empty for the server of a command.
     pub(crate) words: Vec<String>,
 }
 
@@ -86,7 +86,8 @@ impl Definition {
         runtime: &R,
         share: Share,
     ) -> Result<Prepared<R>, CommandError> {
-        let prepared = self.command.clone().prepare(runtime, share)?;
+        let name = (!self.words.is_empty()).then(|| self.name.clone());
+        let prepared = self.command.clone().prepare(runtime, share, name)?;
         if prepared.settings.config.limits.connections == 0 {
             let (limit, reserved) = (open_files::raise_limit(), prepared.settings.reserved_files);
             return Err(CommandError::NoFilesLeft { limit, reserved });

@@ -32,8 +32,6 @@ type StartFn<R> = dyn FnOnce(&Starting<'_, R>) -> Result<Serving<R>, CommandErro
 pub(crate) struct Starting<'a, R> {
     pub(crate) runtime: &'a R,
     pub(crate) settings: &'a ServerSettings,
-    /// The server's name, if the process has several.
-    pub(crate) name: Option<&'a Shared<str>>,
     pub(crate) handle: &'a ServerHandle,
     pub(crate) addresses: &'a [Address],
 }

@@ -189,14 +189,13 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             }
         };
         let addresses = addresses(&server)?;
-        let name = self.source.has_names().then_some(&definition.name);
+        let name = self.source.has_names().then_some(&*definition.name);
         for address in &addresses {
-            log::report_ready(&self.context.log, address, name.map(|name| &**name));
+            log::report_ready(&self.context.log, address, name);
         }
         let starting = Starting {
             runtime: self.runtime,
             settings: &settings,
-            name,
             handle: &handle,
             addresses: &addresses,
         };
@@ -324,7 +323,9 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let Plan { files, changes, limits, removed, process_differs } = plan;
         let has_names = self.source.has_names();
         if has_names {
-            let (changed, removed) = (changes.len(), removed.len());
+            let list = |names: Vec<Shared<str>>| names.join(", ");
+            let changed = list(changes.iter().map(Change::name).collect());
+            let removed = list(removed.clone());
             info!(changed, removed, "configuration loaded again");
         } else if files.is_empty() {
             info!("SIGHUP: there is nothing to load again");
@@ -378,7 +379,6 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let starting = Starting {
             runtime: self.runtime,
             settings: &settings,
-            name: Some(&definition.name),
             handle: &running.handle,
             addresses: &running.addresses,
         };

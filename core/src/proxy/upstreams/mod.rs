@@ -57,6 +57,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Upstreams {
     inner: Shared<Inner>,
+    server: Option<Shared<str>>,
 }
 
 /// How connections are distributed over the upstreams that are up.
@@ -141,7 +142,12 @@ impl Upstreams {
         let upstreams =
             (0_u64..).zip(&addresses).map(|(i, _)| upstream(seed.wrapping_add(i))).collect();
         let state = Lock::new(State { upstreams, next: 0 });
-        Self { inner: Shared::new(Inner { addresses, balance, state }) }
+        Self { inner: Shared::new(Inner { addresses, balance, state }), server: None }
+    }
+
+    /// Sets the name of the proxy, the field `server` of the log lines. Default: none.
+    pub fn with_server(self, server: Option<Shared<str>>) -> Self {
+        Self { server, ..self }
     }
 
     /// The health and the counts of each upstream, in the order of the addresses.
@@ -175,11 +181,11 @@ impl Upstreams {
             upstream.is_self = false;
             (upstream.down_until.take().is_some(), upstream.is_down_logged)
         });
-        let upstream = &self.inner.addresses[index];
+        let (upstream, server) = (&self.inner.addresses[index], self.server.as_deref());
         if was_down && is_logged {
-            info!(%upstream, "upstream up again");
+            info!(%upstream, server, "upstream up again");
         } else if was_down {
-            debug!(%upstream, "upstream up again");
+            debug!(%upstream, server, "upstream up again");
         }
     }
 
@@ -204,20 +210,20 @@ impl Upstreams {
                 })
             })
         });
-        let upstream = &self.inner.addresses[index];
+        let (upstream, server) = (&self.inner.addresses[index], self.server.as_deref());
         match down.flatten() {
             Some((wait, LogDecision::Log { suppressed })) if self.inner.addresses.len() > 1 => {
                 warn!(
-                    %upstream, suppressed,
+                    %upstream, suppressed, server,
                     "upstream down, not preferred for {}: {error}", Time(wait)
                 );
             }
             // There is no other upstream to prefer.
             Some((_, LogDecision::Log { suppressed })) => {
-                warn!(%upstream, suppressed, "upstream down: {error}");
+                warn!(%upstream, suppressed, server, "upstream down: {error}");
             }
             Some((_, LogDecision::Suppress)) | None => {
-                debug!(%upstream, "upstream failed: {error}");
+                debug!(%upstream, server, "upstream failed: {error}");
             }
         }
     }
@@ -231,9 +237,9 @@ impl Upstreams {
             upstream.is_down_logged = true;
             !core::mem::replace(&mut upstream.is_self, true)
         });
-        let upstream = &self.inner.addresses[index];
+        let (upstream, server) = (&self.inner.addresses[index], self.server.as_deref());
         if is_new {
-            warn!(%upstream, "upstream down, not tried for {}: {IS_SELF}", Time(PROBATION));
+            warn!(%upstream, server, "upstream down, not tried for {}: {IS_SELF}", Time(PROBATION));
         }
         upstream.clone()
     }

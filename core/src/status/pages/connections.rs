@@ -102,7 +102,7 @@ impl<'a> ConnectionList<'a> {
             push(
                 &mut text,
                 format_args!(
-                    "{server:<width$} {id:>8} {peer:<22} {state:<10} {received:>9} {sent:>9} \
+                    "{server:<width$} {id:>8} {peer:<22} {state:<17} {received:>9} {sent:>9} \
                      {age:>12} {idle:>12} {lag:>8} {queued:>9} {identity}\n"
                 ),
             );
