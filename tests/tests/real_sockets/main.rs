@@ -255,6 +255,7 @@ on_every_runtime! {
         completions_and_manual_pages_are_written;
     serve:
         a_reload_changes_servers_and_keeps_their_connections,
+        a_server_that_is_removed_and_added_again_has_its_connections,
         no_connection_fails_while_configurations_are_loaded,
         a_faulty_configuration_changes_nothing,
         a_configuration_is_checked_without_serving,

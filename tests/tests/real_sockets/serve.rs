@@ -70,6 +70,13 @@ fn connect(address: &str) -> TcpStream {
     stream
 }
 
+/// Whether a socket listens on an IPv4 address (proc(5)). An attempt to connect could be accepted.
+fn is_listening(address: &str) -> bool {
+    let (_, port) = address.rsplit_once(':').unwrap();
+    let listening = format!(":{:04X} 00000000:0000 0A ", port.parse::<u16>().unwrap());
+    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening)
+}
+
 fn converse(stream: &mut TcpStream, sent: &str, received: &str) {
     stream.write_all(sent.as_bytes()).unwrap();
     let mut reply = vec![0; received.len()];
@@ -105,7 +112,7 @@ pub(crate) fn a_reload_changes_servers_and_keeps_their_connections(binary: &str)
     converse(&mut open[0], "b", "1b");
     converse(&mut open[1], "b", "2b");
     converse(&mut process.connect("comes"), "b", "4b");
-    eventually("the old address is closed", || TcpStream::connect(&old_address).is_err());
+    eventually("the old address is closed", || !is_listening(&old_address));
     let mut unix = UnixStream::connect(process.folder.path("moved")).unwrap();
     unix.write_all(b"b").unwrap();
     let mut reply = [0; 2];
@@ -129,6 +136,34 @@ pub(crate) fn a_reload_changes_servers_and_keeps_their_connections(binary: &str)
     let log = process.server.stop();
     assert!(log.contains("stopped server=\"moves\" connections=2 "), "{log}");
     assert!(log.contains("stopped server=\"comes\" connections=1 "), "{log}");
+}
+
+pub(crate) fn a_server_that_is_removed_and_added_again_has_its_connections(binary: &str) {
+    let free = "127.0.0.1:0";
+    let (stays, comes_and_goes) = (echo("stays", free, ""), echo("a", free, "1"));
+    let both = [stays.clone(), comes_and_goes].concat();
+    let process = Process::start("again", binary, &both, 2);
+    let mut open = process.connect("a");
+    converse(&mut open, "x", "1x");
+    for round in 0..3 {
+        let old_address = process.address("a");
+        process.load(&stays, "removed=\"a\"");
+        // In the first round, it is added again while it accepts the backlog.
+        if round > 0 {
+            eventually("the old address is closed", || !is_listening(&old_address));
+        }
+        process.load(&both, "listening on ");
+        converse(&mut process.connect("a"), "x", "1x");
+        converse(&mut open, "x", "1x");
+    }
+    process.server.signal(Signal::TERM);
+    let draining = "draining connections=1 server=\"a\"";
+    eventually("it drains", || process.server.logged(draining) > 0);
+    drop(open);
+    let (status, log) = process.server.wait();
+    assert!(status.success(), "{log}");
+    assert_eq!(log.matches(draining).count(), 1, "{log}");
+    assert_eq!(log.matches("stopped server=\"a\" connections=4 ").count(), 1, "{log}");
 }
 
 pub(crate) fn no_connection_fails_while_configurations_are_loaded(binary: &str) {

@@ -177,15 +177,16 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         server: Server<R>,
     ) -> Result<(), CommandError> {
         let Prepared { listen, settings, start } = prepared;
-        let earlier = self.servers.iter_mut().find(|running| {
+        let earlier = self.servers.iter().position(|running| {
             running.definition.name == definition.name && running.state != State::Moved
         });
         let handle = match earlier {
             None => ServerHandle::new(settings.config.clone().with_name(definition.name.clone())),
-            Some(earlier) => {
-                earlier.retire(State::Moved);
-                earlier.handle.reconfigure(&settings.config);
-                earlier.handle.clone().with_shutdown(ShutdownHandle::new())
+            Some(index) => {
+                let handle = self.servers[index].handle.clone();
+                self.hand_table_over(index);
+                handle.reconfigure(&settings.config);
+                handle.with_shutdown(ShutdownHandle::new())
             }
         };
         let addresses = addresses(&server)?;
@@ -225,6 +226,18 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         Ok(())
     }
 
+    /// Leaves the table of connections of a server to another one.
+    fn hand_table_over(&mut self, index: usize) {
+        let running = &mut self.servers[index];
+        match running.state {
+            State::Current => running.retire(State::Moved),
+            // It accepts the backlog.
+            State::Removed | State::Moved => running.state = State::Moved,
+            // It waits for the end of all connections, which are the other server's now.
+            State::Ending => drop(self.servers.remove(index)),
+        }
+    }
+
     /// Checks in the background that no server is its own upstream, and ends it otherwise.
     fn check_upstreams(&self) -> Result<(), CommandError> {
         for running in &self.servers {
@@ -261,7 +274,9 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
                 hangup = None;
             }
             if requested >= Shutdown::Drain && !mem::replace(&mut is_draining, true) {
-                for running in &mut self.servers {
+                // A server that moves has left its connections to the other one.
+                let drained = self.servers.iter_mut().filter(|it| it.state != State::Moved);
+                for running in drained {
                     (running.on_end)(Stage::Draining);
                     running.handle.drain();
                 }
