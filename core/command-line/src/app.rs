@@ -185,7 +185,7 @@ async fn request<R: CommandRuntime>(
 ) -> Result<(Drive<MaybeTls<Client>, R::Socket, R::Clock>, Bytes), CommandError> {
     let ClientFlags { address, action, value, connect, tls, .. } = flags;
     let tls = tls.load(address, connect.connect_timeout.0)?;
-    // Beyond --timeout, the error would not be that of the connection.
+    // Retries end before --timeout does, so that the error is that of the last attempt.
     let retry_for = connect.retry_for.min(flags.timeout.0.unwrap_or(Duration::MAX));
     let connect = ConnectFlags { retry_for, ..*connect };
     let socket = connect.connect(runtime, address).await?;

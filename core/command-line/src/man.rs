@@ -166,5 +166,5 @@ fn see_also(all: &clap::Command, command: &clap::Command, inherits_sockets: bool
     line
 }
 
-/// The date in each page: that of the last change to what the pages say, by hand.
+/// The date in each page. Change it when the content of the pages changes.
 const DATE: &str = "2026-11-30";

@@ -4,7 +4,7 @@ use core::{
     num::{NonZeroU64, NonZeroUsize},
     time::Duration,
 };
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -16,6 +16,7 @@ use crate::{
     connect::ConnectFlags,
     interrupt::interrupted,
     load::{LoadConfig, LoadRun, Pace, Progress, Schedule, pattern},
+    output,
     progress_line::ProgressLine,
     tls,
     values::{self, Timeout},
@@ -129,7 +130,7 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<
         if shows_line {
             line.show(&describe(progress));
         }
-        if flags.json { write(&json(progress)?) } else { Ok(()) }
+        if flags.json { output::write(json(progress)?.as_bytes()) } else { Ok(()) }
     };
     let finished = run.finish(runtime, flags.duration, interrupted, show).await;
     if shows_line {
@@ -137,7 +138,8 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<
     }
     let signal = finished?;
     let report = run.report(runtime, signal.is_some());
-    let written = write(&if flags.json { json(&report)? } else { report.to_string() });
+    let text = if flags.json { json(&report)? } else { report.to_string() };
+    let written = output::write(text.as_bytes());
     // If the verification has failed, the exit code is 1 even if standard output is closed.
     report.check()?;
     written?;
@@ -160,9 +162,4 @@ fn describe(progress: &Progress) -> String {
 fn json(object: &impl Serialize) -> Result<String, CommandError> {
     let json = serde_json::to_string(object);
     Ok(json.map_err(|error| CommandError::Output(error.into()))? + "\n")
-}
-
-fn write(text: &str) -> Result<(), CommandError> {
-    let mut output = io::stdout().lock();
-    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(CommandError::Output)
 }

@@ -54,7 +54,7 @@ pub enum Error {
 /// The credentials of a user's seed, which begins with `SU`. White space around it is ignored.
 ///
 /// # Errors
-/// It is no seed of a user.
+/// `seed` is not the seed of a user.
 pub fn nkey(seed: &str) -> Result<Credentials, Error> {
     let key = key_pair(seed.trim())?;
     let public_key = encode(USER, key.public_key().as_ref());

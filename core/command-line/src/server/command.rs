@@ -52,7 +52,7 @@ impl ServerCommand {
 /// The command of a process that runs one server: the flags of both.
 #[derive(Clone, Debug)]
 pub(crate) struct SingleServer {
-    /// The name of the command, which is also that of the server.
+    /// The name of the command. The server has the same name.
     pub(crate) name: String,
     pub(crate) command: ServerCommand,
     pub(crate) process: ProcessFlags,

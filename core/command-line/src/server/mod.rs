@@ -32,7 +32,7 @@ pub(crate) enum Source {
 #[derive(Debug)]
 pub(crate) struct Configuration {
     pub(crate) process: ProcessFlags,
-    /// The TLS of the status; `None`: that of the server.
+    /// The flags of the status's TLS. `None`: the status has the TLS of the server.
     pub(crate) status_tls: Option<ServerTlsFlags>,
     /// The flags of the process, as a command line.
     pub(crate) process_words: Vec<String>,
