@@ -124,9 +124,9 @@ pub enum InvalidHeaders {
 
 impl<'a> Headers<'a> {
     /// No headers.
-    pub(super) const NONE: Self = Self { status: None, description: "", lines: "" };
+    pub(in crate::nats) const NONE: Self = Self { status: None, description: "", lines: "" };
 
-    pub(super) fn parse(block: &'a [u8]) -> Result<Self, InvalidHeaders> {
+    pub(in crate::nats) fn parse(block: &'a [u8]) -> Result<Self, InvalidHeaders> {
         let block = str::from_utf8(block).map_err(|_| InvalidHeaders::Encoding)?;
         let rest = block.strip_prefix(VERSION).ok_or(InvalidHeaders::Version)?;
         let (first, rest) = rest.split_once("\r\n").ok_or(InvalidHeaders::Line)?;

@@ -151,6 +151,7 @@ mod credentials;
 mod greeting;
 mod headers;
 mod info;
+pub mod jetstream;
 mod message;
 mod operation;
 mod publish;

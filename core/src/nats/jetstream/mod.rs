@@ -1,0 +1,18 @@
+//! Streams of a NATS server (`JetStream`), beside a [`Client`](super::Client).
+//!
+//! What is here are no machines: they send their requests by a client, and get what the client has
+//! received. They keep their state when a connection ends, and go on with the client of the next
+//! one.
+
+mod api;
+mod message_id;
+mod stream;
+
+pub use self::{
+    api::{ApiError, ApiReply, ApiRequest, ErrorCode, PublishAck, Refusal, StoredMessage},
+    message_id::{MESSAGE_ID, MessageId},
+    stream::{
+        Discard, EnsureStream, FoundStream, InvalidStreamName, Storage, StreamConfig, StreamError,
+        StreamInfo, StreamState, check_stream_name, stream_name,
+    },
+};
