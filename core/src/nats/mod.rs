@@ -158,6 +158,7 @@ mod publish;
 mod reason;
 mod receiver;
 mod requests;
+mod session;
 mod subject;
 
 pub use self::{
@@ -172,5 +173,6 @@ pub use self::{
     publish::{Publish, SendError},
     reason::{ClientReason, ServerError, ServerErrorKind},
     requests::{RequestError, RequestId},
+    session::{Connection, Session},
     subject::InvalidSubject,
 };

@@ -245,6 +245,11 @@ impl Client {
         matches!(self.state, State::Greeted { .. }).then_some(&self.info)
     }
 
+    /// Whether the connection is open: it has not ended, and is not ending.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     /// The number of bytes of output that are pending.
     pub fn pending(&self) -> usize {
         self.output.len()
