@@ -14,7 +14,10 @@ use std::{
 
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
-use wirestate_core::status::{Metric, MetricValue, MetricsSource};
+use wirestate_core::{
+    Instant,
+    status::{Metric, MetricValue, MetricsSource},
+};
 
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));
@@ -171,7 +174,7 @@ impl Drop for FlushOnDrop {
 pub(super) struct LogMetrics;
 
 impl MetricsSource for LogMetrics {
-    fn metrics(&self) -> Vec<Metric> {
+    fn metrics(&self, _now: Instant) -> Vec<Metric> {
         vec![Metric::new(
             "wirestate_log_dropped_lines",
             "Log lines dropped: not written in time, or the disk is full.",

@@ -190,7 +190,7 @@ impl ReloadFiles for ServerTls {
 }
 
 impl MetricsSource for ServerTls {
-    fn metrics(&self) -> Vec<Metric> {
+    fn metrics(&self, _now: Instant) -> Vec<Metric> {
         let not_after = self.not_after.with(|not_after| *not_after);
         let seconds = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         vec![Metric::new(

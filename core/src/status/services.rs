@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Metric, MetricsSource};
 use crate::{
+    Instant,
     serve::ServerHandle,
     shared::{Lock, Shared},
     shutdown::Shutdown,
@@ -41,8 +42,8 @@ impl Service {
     }
 
     /// The metrics of its [`MetricsSource`].
-    pub(super) fn metrics(&self) -> Vec<Metric> {
-        self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics())
+    pub(super) fn metrics(&self, now: Instant) -> Vec<Metric> {
+        self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics(now))
     }
 
     /// Whether it was stopped on purpose, while its connections continue.

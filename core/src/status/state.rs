@@ -91,8 +91,8 @@ impl ServerState {
     }
 
     /// The metrics of the process' [`MetricsSource`].
-    pub(super) fn process_metrics(&self) -> Vec<Metric> {
-        self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics())
+    pub(super) fn process_metrics(&self, now: Instant) -> Vec<Metric> {
+        self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics(now))
     }
 
     /// The turn of an expensive page that is requested at `now`; `None` if it is refused.

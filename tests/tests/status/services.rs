@@ -27,7 +27,7 @@ const ODD: &str = "<b> & \"q\"\\";
 struct OfProcess;
 
 impl MetricsSource for OfProcess {
-    fn metrics(&self) -> Vec<Metric> {
+    fn metrics(&self, _now: Instant) -> Vec<Metric> {
         vec![Metric::new("wirestate_process", "Of the process.", MetricValue::Gauge(7))]
     }
 }

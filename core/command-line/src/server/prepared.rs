@@ -218,7 +218,7 @@ impl<R: Runtime> Serving<R> {
 }
 
 impl MetricsSource for ServerMetrics {
-    fn metrics(&self) -> Vec<Metric> {
-        self.sources.iter().flat_map(|source| source.metrics()).collect()
+    fn metrics(&self, now: Instant) -> Vec<Metric> {
+        self.sources.iter().flat_map(|source| source.metrics(now)).collect()
     }
 }

@@ -6,10 +6,13 @@ use super::{
     MetricsSource,
     value::by_reason,
 };
-use crate::fanout::{Feed, LATENCY_BOUNDS};
+use crate::{
+    Instant,
+    fanout::{Feed, LATENCY_BOUNDS},
+};
 
 impl MetricsSource for Feed {
-    fn metrics(&self) -> Vec<Metric> {
+    fn metrics(&self, _now: Instant) -> Vec<Metric> {
         let counters = self.counters();
         vec![
             Metric::new(

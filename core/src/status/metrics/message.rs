@@ -3,13 +3,13 @@
 use core::fmt::Debug;
 
 use super::{Metric, MetricValue, MetricsSource};
-use crate::message::Server;
+use crate::{Instant, message::Server};
 
 impl<S> MetricsSource for Server<S>
 where
     S: Debug + Send + Sync + 'static,
 {
-    fn metrics(&self) -> Vec<Metric> {
+    fn metrics(&self, _now: Instant) -> Vec<Metric> {
         vec![
             Metric::new(
                 "wirestate_requests",

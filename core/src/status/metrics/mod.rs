@@ -29,12 +29,13 @@ pub(super) use self::{
     family::Families,
     server::{Traffic, VERSION, all},
 };
+use crate::Instant;
 
 /// A server with metrics beyond those of its table of connections, or a process with metrics.
 ///
 /// The status server calls it at each request for `/` and `/metrics`. So it must return quickly,
 /// and return a bounded number of metrics.
 pub trait MetricsSource: Debug + Send + Sync + 'static {
-    /// The metrics at this moment.
-    fn metrics(&self) -> Vec<Metric>;
+    /// The metrics at `now`, a time of the runtime's clock.
+    fn metrics(&self, now: Instant) -> Vec<Metric>;
 }

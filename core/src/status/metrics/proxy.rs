@@ -1,11 +1,14 @@
 //! The metrics of a proxy, for each upstream.
 
 use super::{Metric, MetricValue, MetricsSource};
-use crate::proxy::{UpstreamCounters, Upstreams};
+use crate::{
+    Instant,
+    proxy::{UpstreamCounters, Upstreams},
+};
 
 /// One time series per upstream. Upstreams are configured, so there are few.
 impl MetricsSource for Upstreams {
-    fn metrics(&self) -> Vec<Metric> {
+    fn metrics(&self, _now: Instant) -> Vec<Metric> {
         let counters = self.counters();
         let by_upstream = |count: fn(&UpstreamCounters) -> u64| {
             let amount = |of: &UpstreamCounters| (of.address.to_string().into(), count(of));

@@ -18,10 +18,10 @@ pub(in crate::status) fn all(server: &ServerState, now: Instant) -> Families {
     families.add(None, of_process(server, now));
     for service in server.services.list() {
         families.add(Some(service.name()), of_service(server, &service));
-        families.add(Some(service.name()), service.metrics());
+        families.add(Some(service.name()), service.metrics(now));
     }
     families.add(None, of_status(server));
-    families.add(None, server.process_metrics());
+    families.add(None, server.process_metrics(now));
     families
 }
 

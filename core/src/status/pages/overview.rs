@@ -63,7 +63,7 @@ pub(super) fn respond(server: &ServerState, now: Instant) -> Response {
         ready: server.are_ready(&services),
         uptime: now.since(server.started),
         servers: services.iter().map(|service| ServerOverview::new(server, service, now)).collect(),
-        figures: figures(server.process_metrics()),
+        figures: figures(server.process_metrics(now)),
     })
 }
 
@@ -98,7 +98,7 @@ impl<'a> ServerOverview<'a> {
             },
             bytes,
             lagging: lagging.into_iter().map(row).collect(),
-            figures: figures(service.metrics()),
+            figures: figures(service.metrics(now)),
         }
     }
 }
