@@ -70,8 +70,13 @@ impl Message {
 
     /// The subject to which a reply goes.
     pub fn reply(&self) -> Option<Cow<'_, str>> {
-        let reply = self.part(&self.head.reply);
+        let reply = self.reply_bytes();
         (!reply.is_empty()).then(|| String::from_utf8_lossy(reply))
+    }
+
+    /// The subject to which a reply goes, as it was received; empty if there is none.
+    pub(super) fn reply_bytes(&self) -> &[u8] {
+        self.part(&self.head.reply)
     }
 
     fn part(&self, range: &Range<u32>) -> &[u8] {

@@ -1,5 +1,7 @@
 //! What a client sends.
 
+use alloc::{format, string::String};
+
 use super::{Client, Delivered, FlushId, Ping, Stage, State};
 use crate::{
     Instant,
@@ -44,6 +46,12 @@ impl Client {
         }
         self.write_message(message, &reply, now);
         Ok(self.requests.sent(now))
+    }
+
+    /// A subject for the next subscription that no other client uses, and no other subscription of
+    /// this one: messages get it as their reply subject.
+    pub(in crate::nats) fn new_inbox(&self) -> String {
+        format!("{}.{}.s", self.requests.inbox(), self.last_subscription + 1)
     }
 
     /// Withdraws the interest in a reply. If it arrives nevertheless, it is dropped.

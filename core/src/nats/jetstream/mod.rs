@@ -5,11 +5,15 @@
 //! one.
 
 mod api;
+mod consumer;
 mod message_id;
 mod stream;
 
 pub use self::{
     api::{ApiError, ApiReply, ApiRequest, ErrorCode, PublishAck, Refusal, StoredMessage},
+    consumer::{
+        Consumer, ConsumerConfig, ConsumerError, ConsumerEvent, Delivery, GapKind, Start, StreamGap,
+    },
     message_id::{MESSAGE_ID, MessageId},
     stream::{
         Discard, EnsureStream, FoundStream, InvalidStreamName, Storage, StreamConfig, StreamError,
