@@ -42,13 +42,17 @@ pub struct Config {
     /// The connection to the upstream is reset when no byte arrives for this long; `None`: never.
     /// The time of a pause does not count. Default: `None`.
     pub upstream_idle_timeout: Option<Duration>,
-    /// The close of a subscription after [`Event::ShutDown`](crate::Event::ShutDown).
+    /// What happens to subscribers when an epoch begins: messages may be missing before it. Default:
+    /// [`GapPolicy::Continue`].
+    pub on_gap: GapPolicy,
+    /// The close of a subscription after [`Event::ShutDown`](crate::Event::ShutDown), or at a gap.
     pub linger: Linger,
     /// How many of the last messages a new subscriber gets first. Default: none.
     ///
     /// It gets only messages in the newer half of the window, because the upstream is not paused
     /// for it until it has caught up. With [`LagPolicy::Block`] it gets all messages in the window,
-    /// except for those that the chunk being read may displace.
+    /// except for those that the chunk being read may displace. With [`GapPolicy::Disconnect`] it
+    /// gets no messages from before the present epoch.
     pub replay: u64,
 }
 
@@ -64,6 +68,17 @@ pub enum LagPolicy {
     Block,
 }
 
+/// What happens to subscribers [when an epoch begins](super::Feed::begin_epoch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapPolicy {
+    /// They continue with the first message of the epoch. A stream of raw bytes does not show the
+    /// gap.
+    Continue,
+    /// They get the messages before the epoch, and a FIN. No connection carries messages of two
+    /// epochs.
+    Disconnect,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -73,6 +88,7 @@ impl Default for Config {
             lag_wait: Duration::from_secs(1),
             write_timeout: Some(Duration::from_secs(10)),
             upstream_idle_timeout: None,
+            on_gap: GapPolicy::Continue,
             linger: Linger::default(),
             replay: 0,
         }
@@ -87,6 +103,7 @@ impl Config {
         with_lag_wait(lag_wait: Duration);
         with_write_timeout(write_timeout: impl Into<Option<Duration>>);
         with_upstream_idle_timeout(upstream_idle_timeout: impl Into<Option<Duration>>);
+        with_on_gap(on_gap: GapPolicy);
         with_linger(linger: Linger);
         with_replay(replay: u64);
     }

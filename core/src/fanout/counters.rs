@@ -22,11 +22,16 @@ pub struct Counters {
     /// Connections to the upstream that ended, by [`Reason::label`](crate::Reason::label);
     /// `aborted`: the machine was dropped before its end.
     pub upstream_ended: BTreeMap<&'static str, u64>,
-    /// How long the upstream was paused because of slow subscribers.
+    /// The present epoch: how many have begun after the first one, epoch 0.
+    pub epoch: u64,
+    /// How long the upstream was paused because of slow subscribers or [readers](super::Reader).
     pub paused: Duration,
     /// The part of [`paused`](Self::paused) during which a subscriber had read everything and
     /// waited: [`Config::lag_wait`](super::Config::lag_wait) limits it.
     pub paused_waiting: Duration,
+    /// The part of [`paused`](Self::paused) that was because of a reader that blocks
+    /// ([`Pace::Blocks`](super::Pace::Blocks)).
+    pub paused_for_readers: Duration,
     /// Subscribers now.
     pub subscribers: u64,
     /// Messages delivered to all subscribers together. A message is delivered once the kernel has
@@ -43,6 +48,17 @@ pub struct Counters {
     /// How often a subscriber fell out of the window before it had caught up since it joined or
     /// skipped. The upstream is not paused for such a subscriber while others wait.
     pub never_caught_up: u64,
+    /// Subscribers that were disconnected because an epoch began
+    /// ([`GapPolicy::Disconnect`](super::GapPolicy::Disconnect)).
+    pub gap_ended: u64,
+    /// [Readers](super::Reader) now. They do not count as subscribers.
+    pub readers: u64,
+    /// How many messages the slowest reader has not acknowledged now.
+    pub reader_lag: u64,
+    /// Messages that readers acknowledged.
+    pub reader_acknowledged: u64,
+    /// Messages that readers skipped.
+    pub reader_skipped: u64,
     /// A histogram of delivery latencies: for each chunk and subscriber, the time from the receipt
     /// of its last byte until the kernel accepts it for the subscriber.
     ///

@@ -4,9 +4,9 @@ use alloc::collections::VecDeque;
 use core::{mem, sync::atomic::Ordering::Relaxed, task::Context, time::Duration};
 
 use super::{
-    Chunk, Config, Feed, LagPolicy,
+    Chunk, Config, Feed, GapPolicy, LagPolicy,
     counters::UncountedDeliveries,
-    state::{CatchUp, SubscriberEntry},
+    state::{CatchUp, EndPosition, SubscriberEntry},
 };
 use crate::{
     Instant,
@@ -31,32 +31,20 @@ pub(super) struct Cursor {
     offset: usize,
     /// Whether anything was delivered since the last fetch.
     has_delivered: bool,
+    /// As [`SubscriberEntry::end`] at the last fetch.
     end: EndPosition,
     uncounted: UncountedDeliveries,
 }
 
-/// The end of a subscription in the log: the subscriber gets everything before it.
-#[derive(Clone, Copy, Debug)]
-struct EndPosition {
-    /// The position of the first chunk after the end.
-    chunk: u64,
-    /// The number of the first message after the end.
-    message: u64,
-}
-
-impl EndPosition {
-    const OPEN: Self = Self { chunk: u64::MAX, message: u64::MAX };
-}
-
-/// The result of [`Cursor::fetch`].
+/// The result of a fetch of chunks from a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FetchOutcome {
+pub enum FetchOutcome {
     /// Chunks were added.
     Fetched,
-    /// There are no more chunks. The waker is woken by the next one, or when this subscriber falls
-    /// out of the window.
+    /// There are no more chunks. The waker is woken by the next one, or when this subscriber or
+    /// reader falls out of the window.
     Pending,
-    /// This subscriber fell out of the window.
+    /// This subscriber or reader fell out of the window.
     Lagged,
 }
 
@@ -64,7 +52,7 @@ impl Cursor {
     /// Adds a subscriber, which starts with the next message, or with the last
     /// [`Config::replay`].
     pub(super) fn join(feed: &Feed) -> Self {
-        let Config { on_lag, window, framing, replay, .. } = feed.inner.config;
+        let Config { on_lag, window, framing, replay, on_gap, .. } = feed.inner.config;
         feed.inner.state.with(|state| {
             let (mut position, mut before) = state.log.position_of_last(replay);
             // Chunks that the reserved one will displace count as displaced. The older half of the
@@ -73,6 +61,9 @@ impl Cursor {
             let mut start = state.reserved.map_or(0, |bytes| state.log.start_after(bytes));
             if on_lag != LagPolicy::Block {
                 start = start.max(state.log.newest_within(position, window / 2));
+            }
+            if on_gap == GapPolicy::Disconnect {
+                start = start.max(state.log.epoch_start());
             }
             if position < start {
                 (position, before) = (start, 0);
@@ -122,6 +113,12 @@ impl Cursor {
         self.next_fetch < self.end.chunk
     }
 
+    /// Whether the subscription has an end: it was closed, or an epoch began
+    /// ([`GapPolicy::Disconnect`]).
+    pub(super) fn has_end(&self) -> bool {
+        !self.end.is_open()
+    }
+
     /// Updates this subscriber's position in the feed, and fetches chunks before the end of the
     /// subscription, until `chunks` has [`MAX_SLICES`].
     pub(super) fn fetch(
@@ -136,6 +133,7 @@ impl Cursor {
             let entry = self.entry.and_then(|key| state.subscribers.get_mut(key));
             let Some(entry) = entry else { return FetchOutcome::Pending };
             entry.position = self.undelivered;
+            self.end = entry.end;
             if entry.has_lagged {
                 return FetchOutcome::Lagged;
             }
@@ -149,7 +147,7 @@ impl Cursor {
                 self.next_fetch += 1;
             }
             let was_waiting = entry.is_waiting();
-            entry.wants_notify = chunks.is_empty() && self.end.chunk == EndPosition::OPEN.chunk;
+            entry.wants_notify = chunks.is_empty() && self.end.is_open();
             if mem::take(&mut self.has_delivered) && entry.wants_notify {
                 entry.catch_up = CatchUp::CaughtUp;
             }
@@ -196,6 +194,11 @@ impl Cursor {
         self.uncounted.messages += 1;
     }
 
+    /// Counts a subscriber that is disconnected because an epoch began.
+    pub(super) fn count_gap(&self) {
+        self.feed.inner.state.with(|state| state.counters.gap_ended += 1);
+    }
+
     /// Counts a subscriber that is disconnected because it fell out of the window.
     pub(super) fn count_lagged(&self) {
         self.feed.inner.state.with(|state| state.counters.lagged += 1);
@@ -222,17 +225,14 @@ impl Cursor {
 
     /// Ends the subscription: the subscriber gets nothing that is published from now on.
     pub(super) fn close(&mut self) {
-        let (end, upstream) = self.feed.inner.state.with(|state| {
-            let entry = self.entry.and_then(|key| state.subscribers.get_mut(key));
-            let was_waiting = entry.is_some_and(|entry| {
-                let was_waiting = entry.is_waiting();
-                entry.wants_notify = false;
-                was_waiting
-            });
-            let upstream = if was_waiting { state.end_waiting() } else { None };
-            (EndPosition { chunk: state.log.end(), message: state.log.messages() }, upstream)
+        let upstream = self.feed.inner.state.with(|state| {
+            let end = EndPosition { chunk: state.log.end(), message: state.log.messages() };
+            let entry = self.entry.and_then(|key| state.subscribers.get_mut(key))?;
+            let was_waiting = entry.is_waiting();
+            entry.close(end);
+            self.end = entry.end;
+            if was_waiting { state.end_waiting() } else { None }
         });
-        self.end = end;
         wake(upstream);
     }
 

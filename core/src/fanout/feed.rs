@@ -6,7 +6,11 @@ use core::{mem, sync::atomic::Ordering::Relaxed, task::Context};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::{Capacity, Config, Counters, Log, pause_budget::PauseBudget, state::State};
+use super::{
+    Capacity, Chunk, Config, Counters, GapPolicy, Log,
+    pause_budget::PauseBudget,
+    state::{EndPosition, State},
+};
 use crate::{
     ConfigError, Instant,
     shared::{AtomicU64, Lock, Shared, wake},
@@ -16,8 +20,8 @@ use crate::{
 /// The log that one upstream publishes to and many subscribers read. Clones are the same feed.
 ///
 /// It holds at most [`Config::window`] bytes of messages, one block of the
-/// [upstream](super::Upstream), and an entry for each subscriber, however slow they are. Its lock
-/// is held to clone handles and register wakers, never across IO.
+/// [upstream](super::Upstream), and an entry for each subscriber and [reader](super::Reader),
+/// however slow they are. Its lock is held to clone handles and register wakers, never across IO.
 #[derive(Clone, Debug)]
 pub struct Feed {
     pub(super) inner: Shared<Inner>,
@@ -48,6 +52,7 @@ impl Feed {
         let state = State {
             log: Log::new(config.window),
             subscribers: Slab::new(),
+            readers: Slab::new(),
             pause: None,
             waiting: 0,
             pause_budget: PauseBudget::new(config.lag_wait),
@@ -71,8 +76,19 @@ impl Feed {
             let in_window = state.subscribers.iter().filter(|(_, entry)| !entry.has_lagged);
             let slowest_position = in_window.map(|(_, entry)| entry.position).min();
             let oldest = slowest_position.and_then(|position| state.log.chunk(position));
-            let lag = oldest.map_or(0, |chunk| state.log.messages() - chunk.first_message);
-            Counters { subscribers, lag, ..state.counters.clone() }
+            let behind = |chunk: &Chunk| state.log.messages() - chunk.first_message;
+            let lag = oldest.map_or(0, behind);
+            let positions = state.readers.iter().map(|(_, entry)| entry.position);
+            let first_of_readers = positions.min().map(|first| first.max(state.log.start()));
+            let oldest = first_of_readers.and_then(|position| state.log.chunk(position));
+            Counters {
+                subscribers,
+                lag,
+                epoch: state.log.epoch(),
+                readers: state.readers.len() as u64,
+                reader_lag: oldest.map_or(0, behind),
+                ..state.counters.clone()
+            }
         })
     }
 
@@ -106,6 +122,12 @@ impl Feed {
             let mut wakers =
                 if state.log.start() == start { Vec::new() } else { state.mark_lagged() };
             state.waiting = 0;
+            for (_, entry) in &mut state.readers {
+                entry.pauses_upstream = false;
+                if mem::take(&mut entry.wants_notify) {
+                    wakers.extend(entry.waker.take());
+                }
+            }
             for (_, entry) in &mut state.subscribers {
                 entry.pauses_upstream = false;
                 if mem::take(&mut entry.wants_notify) {
@@ -117,8 +139,35 @@ impl Feed {
         wake(wakers);
     }
 
-    /// Counts a connection that was made to the upstream.
+    /// Begins an epoch: messages may be missing between the last message and the next one.
+    /// [`Config::on_gap`] applies to the present subscribers. Without effect if nothing was
+    /// published in the present epoch.
+    ///
+    /// An [`Upstream`](super::Upstream) does this for each connection. Call it where you publish
+    /// and cannot know that the next message follows the last one.
+    pub fn begin_epoch(&self) {
+        let wakers = self.inner.state.with(|state| {
+            if !state.log.begin_epoch() || self.inner.config.on_gap == GapPolicy::Continue {
+                return Vec::new();
+            }
+            let end = EndPosition { chunk: state.log.end(), message: state.log.messages() };
+            let mut wakers = Vec::new();
+            for (_, entry) in &mut state.subscribers {
+                entry.close(end);
+                wakers.extend(entry.waker.take());
+            }
+            // The pause has no time limit from now on.
+            if mem::take(&mut state.waiting) > 0 {
+                wakers.extend(state.pause.as_mut().and_then(|pause| pause.upstream.take()));
+            }
+            wakers
+        });
+        wake(wakers);
+    }
+
+    /// Counts a connection that was made to the upstream, and begins an epoch.
     pub(super) fn upstream_connected(&self) {
+        self.begin_epoch();
         self.inner.state.with(|state| {
             state.counters.upstream_up = true;
             state.counters.upstream_connects += 1;

@@ -11,6 +11,8 @@ use crate::Instant;
 /// Chunks have positions, and messages have numbers. Both are absolute: they count from 0 since the
 /// log was created. The window holds the chunks from [`start`](Self::start) to
 /// [`end`](Self::end).
+///
+/// Messages belong to epochs, which count from 0. Between two epochs, messages may be missing.
 #[derive(Debug)]
 pub struct Log {
     window: usize,
@@ -19,6 +21,8 @@ pub struct Log {
     /// How many bytes of the window the chunks use.
     cost: usize,
     messages: u64,
+    epoch: u64,
+    epoch_start: u64,
 }
 
 /// Complete messages that were published together.
@@ -30,6 +34,8 @@ pub struct Chunk {
     pub first_message: u64,
     /// How many messages there are.
     pub messages: u64,
+    /// The epoch of the messages.
+    pub epoch: u64,
     /// When the last byte was received.
     pub received_at: Instant,
 }
@@ -38,7 +44,8 @@ impl Log {
     /// An empty log. Its chunks use at most `window` bytes: their messages, and 128 bytes for each
     /// chunk.
     pub fn new(window: usize) -> Self {
-        Self { window, chunks: VecDeque::new(), start: 0, cost: 0, messages: 0 }
+        let (start, cost, messages) = (0, 0, 0);
+        Self { window, chunks: VecDeque::new(), start, cost, messages, epoch: 0, epoch_start: 0 }
     }
 
     /// The position of the oldest chunk in the window.
@@ -54,6 +61,27 @@ impl Log {
     /// How many messages were published.
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// The present epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The position of the first chunk of the present epoch.
+    pub fn epoch_start(&self) -> u64 {
+        self.epoch_start
+    }
+
+    /// Begins an epoch with the next chunk, unless the present one has no chunk. Returns whether it
+    /// has begun.
+    pub fn begin_epoch(&mut self) -> bool {
+        let begins = self.epoch_start < self.end();
+        if begins {
+            self.epoch += 1;
+            self.epoch_start = self.end();
+        }
+        begins
     }
 
     /// The chunk at a position; `None` if it is not in the window.
@@ -72,7 +100,8 @@ impl Log {
             self.cost -= cost(&chunk);
             self.start += 1;
         }
-        let chunk = Chunk { bytes, first_message: self.messages, messages, received_at };
+        let (first_message, epoch) = (self.messages, self.epoch);
+        let chunk = Chunk { bytes, first_message, messages, epoch, received_at };
         self.messages += messages;
         self.cost += cost(&chunk);
         self.chunks.push_back(chunk);
@@ -162,6 +191,19 @@ mod tests {
         assert_eq!((log.start(), log.end()), (1, 2));
         log.push(vec![0; 10].into(), 1, Instant::EPOCH);
         assert_eq!((log.start(), log.end()), (2, 3));
+    }
+
+    #[test]
+    fn an_epoch_begins_with_the_next_chunk_and_has_at_least_one() {
+        let mut log = log(10_000, &[]);
+        assert!(!log.begin_epoch());
+        for (epoch, position) in [(0, 0), (1, 1), (2, 2)] {
+            assert_eq!((log.epoch(), log.epoch_start()), (epoch, position));
+            log.push(vec![0; 4].into(), 1, Instant::EPOCH);
+            assert_eq!(log.chunk(position).unwrap().epoch, epoch);
+            assert!(log.begin_epoch());
+            assert!(!log.begin_epoch());
+        }
     }
 
     #[test]

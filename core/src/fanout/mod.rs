@@ -7,7 +7,12 @@
 //! - [`MessageSource`] can be the upstream's server: it sends numbered messages at a rate.
 //!
 //! A feed is a [`Log`] behind a lock. To publish without an upstream, call
-//! [`Feed::poll_capacity`] and [`Feed::publish`].
+//! [`Feed::poll_capacity`] and [`Feed::publish`]. To read without a subscriber's connection, join
+//! as a [`Reader`].
+//!
+//! Where messages may be missing, an epoch begins: at each connection to the upstream after the
+//! first, and where [`Feed::begin_epoch`] is called. [`Chunk::epoch`] numbers them, and
+//! [`Config::on_gap`] decides what happens to subscribers.
 //!
 //! The feed holds a window of the newest messages, and a position in it for each subscriber. There
 //! is no queue per subscriber, so a slow one uses no more memory than a fast one. The [`LagPolicy`]
@@ -49,19 +54,22 @@ mod log;
 mod message_source;
 mod pause;
 mod pause_budget;
+mod reader;
 mod state;
 mod subscriber;
 mod upstream;
 
 pub use self::{
     client::{Client, ClientReason},
-    config::{Config, LagPolicy},
+    config::{Config, GapPolicy, LagPolicy},
     counters::{Counters, LATENCY_BOUNDS},
+    cursor::FetchOutcome,
     feed::Feed,
     framing::{Framing, MessageTooLong},
     log::{Chunk, Log},
     message_source::{MessageSource, MessageSourceConfig, MessageSourceReason},
     pause::Capacity,
+    reader::{Pace, Reader},
     subscriber::{Subscriber, SubscriberReason},
     upstream::{Upstream, UpstreamReason},
 };

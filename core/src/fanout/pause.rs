@@ -6,8 +6,8 @@ use core::{
 };
 
 use super::{
-    Config, LagPolicy,
-    state::{CatchUp, Pause, State},
+    Config, LagPolicy, Pace,
+    state::{CatchUp, Cause, Pause, State},
 };
 use crate::Instant;
 
@@ -25,7 +25,7 @@ pub enum Capacity {
 }
 
 impl Pause {
-    /// Removes a subscriber that has read up to the target, or has left. Returns the upstream's
+    /// Removes a subscriber or reader that has read up to the target, or has left. Returns the upstream's
     /// waker if it was the last cause.
     pub(super) fn remove_cause(&mut self) -> Option<Waker> {
         self.causes = self.causes.saturating_sub(1);
@@ -43,12 +43,19 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Capacity {
         let Config { on_lag, lag_wait, window, .. } = *config;
-        if on_lag != LagPolicy::Block && lag_wait.is_zero() {
+        let waits_for_subscribers = on_lag == LagPolicy::Block || !lag_wait.is_zero();
+        if !waits_for_subscribers && self.readers.is_empty() {
             return Capacity::Available;
         }
         self.end_pause(now);
         let new_start = self.log.start_after(bytes);
         if new_start == self.log.start() {
+            return Capacity::Available;
+        }
+        if self.pause_for_readers(new_start, now, cx) {
+            return Capacity::Paused { until: None };
+        }
+        if !waits_for_subscribers {
             return Capacity::Available;
         }
         let is_unlimited = on_lag == LagPolicy::Block;
@@ -67,7 +74,7 @@ impl State {
         for (_, entry) in &mut self.subscribers {
             let limit = if entry.pauses_upstream { target } else { new_start };
             let counts = has_no_limit || entry.catch_up == CatchUp::CaughtUp;
-            entry.pauses_upstream = entry.position < limit && counts && !entry.has_lagged;
+            entry.pauses_upstream = entry.is_behind(limit) && counts && !entry.has_lagged;
             causes += usize::from(entry.pauses_upstream);
         }
         if causes == 0 {
@@ -76,6 +83,7 @@ impl State {
         self.pause = Some(Pause {
             since: now,
             target,
+            cause: Cause::Subscribers,
             causes,
             waiting_since: (self.waiting > 0).then_some(now),
             is_unlimited,
@@ -84,13 +92,45 @@ impl State {
         Capacity::Paused { until: (!has_no_limit).then(|| now + remaining) }
     }
 
+    /// Pauses the upstream if readers that block have not acknowledged everything before
+    /// `new_start`. Returns whether it is paused.
+    ///
+    /// This pause uses nothing of the budget, and has no time limit.
+    fn pause_for_readers(&mut self, new_start: u64, now: Instant, cx: &mut Context<'_>) -> bool {
+        let mut causes = 0;
+        for (_, entry) in &mut self.readers {
+            entry.pauses_upstream = entry.pace == Pace::Blocks && entry.position < new_start;
+            causes += usize::from(entry.pauses_upstream);
+        }
+        if causes == 0 {
+            return false;
+        }
+        for (_, entry) in &mut self.subscribers {
+            entry.pauses_upstream = false;
+        }
+        self.pause = Some(Pause {
+            since: now,
+            target: new_start,
+            cause: Cause::Readers,
+            causes,
+            waiting_since: None,
+            is_unlimited: true,
+            upstream: Some(cx.waker().clone()),
+        });
+        true
+    }
+
     /// Ends the pause, if there is one, and accounts for its time.
     pub(super) fn end_pause(&mut self, now: Instant) {
         let Some(pause) = self.pause.take() else { return };
         self.counters.paused += now.since(pause.since);
-        if let Some(since) = pause.waiting_since {
-            self.counters.paused_waiting += now.since(since);
-            self.pause_budget.spend(since, now);
+        match (pause.cause, pause.waiting_since) {
+            (Cause::Readers, _) => self.counters.paused_for_readers += now.since(pause.since),
+            (Cause::Subscribers, Some(since)) => {
+                self.counters.paused_waiting += now.since(since);
+                self.pause_budget.spend(since, now);
+            }
+            (Cause::Subscribers, None) => {}
         }
     }
 

@@ -20,7 +20,8 @@ use crate::{
 ///
 /// The subscriber's input is discarded, at most 64 KiB in 100 ms. If it sends more, reading pauses,
 /// and its FIN or reset is noticed only after the data before it was read. Its FIN ends the
-/// subscription: messages published before are still sent, followed by a FIN.
+/// subscription: messages published before are still sent, followed by a FIN. So does an epoch that
+/// begins, with [`GapPolicy::Disconnect`](super::GapPolicy::Disconnect).
 ///
 /// It holds 64 bytes for input, and 16 KiB while it reads from a subscriber that sends much at
 /// once. A buffer from [`write_owned`](Machine::write_owned) keeps the whole block of the
@@ -52,6 +53,10 @@ pub enum SubscriberReason {
     /// A shutdown was requested.
     #[error("shutdown requested")]
     ShutDown,
+    /// An epoch began: messages may be missing after the last one that it got
+    /// ([`GapPolicy::Disconnect`](super::GapPolicy::Disconnect)).
+    #[error("messages may be missing: an epoch began")]
+    Gap,
     /// It fell out of the window ([`LagPolicy::Disconnect`]).
     #[error("fell out of the window of {window} bytes; messages behind: {lag}")]
     Lagged {
@@ -83,6 +88,7 @@ pub enum SubscriberReason {
 impl_reason!(SubscriberReason {
     Self::Left => ("left", Fault::None),
     Self::ShutDown => ("shut_down", Fault::Requested),
+    Self::Gap => ("gap", Fault::Lost),
     Self::Lagged { .. } => ("lagged", Fault::Limit),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
     Self::Lost { error, .. } => (error.label(), Fault::Lost),
@@ -298,7 +304,7 @@ impl Machine for Subscriber {
         if self.teardown.is_some() && !self.is_closing() {
             return false;
         }
-        match self.cursor.fetch(&mut self.chunks, now, cx) {
+        let has_changed = match self.cursor.fetch(&mut self.chunks, now, cx) {
             FetchOutcome::Pending => false,
             FetchOutcome::Fetched => {
                 if mem::take(&mut self.has_sent_all) {
@@ -310,7 +316,14 @@ impl Machine for Subscriber {
                 self.handle_lag();
                 true
             }
+        };
+        if self.teardown.is_none() && self.cursor.has_end() {
+            self.cursor.count_gap();
+            let linger = self.cursor.config().linger;
+            self.close(SubscriberReason::Gap, Some(linger), now);
+            return true;
         }
+        has_changed
     }
 
     fn status(&self) -> Status {

@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod alone;
+mod epochs;
 mod exhaustive;
 mod feed;
 mod messages;
 mod owned_buffers;
+mod readers;
 mod together;

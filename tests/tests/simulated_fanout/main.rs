@@ -11,6 +11,7 @@
 
 mod attack;
 mod crowd;
+mod epochs;
 mod lag;
 mod lifecycle;
 mod meter;

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use wirestate_core::{
     dial::{Backoff, Dial},
     drive::Clock,
-    fanout::{Config, Feed, Framing, LagPolicy, Subscriber, Upstream},
+    fanout::{Config, Feed, Framing, GapPolicy, LagPolicy, Subscriber, Upstream},
     quantity::Seconds,
     shared::Shared,
     shutdown::ShutdownHandle,
@@ -57,6 +57,19 @@ pub(crate) struct ServerFlags {
         default_value = "disconnect"
     )]
     on_lag: OnLag,
+    /// What happens to subscribers where messages may be missing: at each new connection to the
+    /// upstream
+    ///
+    /// With `disconnect`, a subscriber gets the messages before the gap, and a FIN. No connection
+    /// carries messages from both sides of a gap, so a client that connects again knows of it.
+    #[arg(
+        long,
+        value_name = "POLICY",
+        value_enum,
+        env = "WIRESTATE_ON_GAP",
+        default_value = "continue"
+    )]
+    on_gap: OnGap,
     /// How long the upstream is paused for slow subscribers while another one waits; 0s: never
     ///
     /// A subscriber that is about to fall out of the window pauses the upstream: the server stops
@@ -119,6 +132,14 @@ enum OnLag {
     Block,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnGap {
+    /// Go on with the first message after the gap, which a stream of bytes does not show
+    Continue,
+    /// Send what came before the gap, and a FIN
+    Disconnect,
+}
+
 impl ServerFlags {
     /// Returns an error if flags contradict each other.
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -155,11 +176,16 @@ pub(crate) fn prepare<R: CommandRuntime>(
         OnLag::Skip => LagPolicy::Skip,
         OnLag::Block => LagPolicy::Block,
     };
+    let on_gap = match flags.on_gap {
+        OnGap::Continue => GapPolicy::Continue,
+        OnGap::Disconnect => GapPolicy::Disconnect,
+    };
     let config = Config::default()
         .with_framing(flags.frame)
         .with_window(flags.window)
         .with_on_lag(on_lag)
         .with_lag_wait(flags.lag_wait)
+        .with_on_gap(on_gap)
         .with_upstream_idle_timeout(flags.upstream_idle_timeout.0)
         .with_replay(flags.replay);
     let feed = Feed::new(config).map_err(CommandError::Config)?;
@@ -198,6 +224,8 @@ pub(crate) fn prepare<R: CommandRuntime>(
                     delivered = counters.delivered,
                     skipped = counters.skipped,
                     lagged = counters.lagged,
+                    epochs = counters.epoch,
+                    gap_ended = counters.gap_ended,
                     never_caught_up = counters.never_caught_up,
                     paused_seconds = Seconds(counters.paused).to_field(),
                     paused_waiting_seconds = Seconds(counters.paused_waiting).to_field(),
