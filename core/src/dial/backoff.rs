@@ -57,7 +57,7 @@ impl Backoff {
     }
 
     /// A random number below `n`, or 0.
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.random() % (n.max(1) as u64)).unwrap_or(0)
     }
 

@@ -71,3 +71,13 @@ pub enum SendError {
     #[error(transparent)]
     Ended(#[from] ClientReason),
 }
+
+impl SendError {
+    /// Whether the same can be sent later, by this client or by the next one.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::NotConnected | Self::Full { .. } | Self::Busy { .. } | Self::Ended(_) => true,
+            Self::Subject(_) | Self::TooLong { .. } | Self::NoHeaders => false,
+        }
+    }
+}

@@ -6,7 +6,9 @@
 
 mod api;
 mod consumer;
+mod lease;
 mod message_id;
+mod publisher;
 mod stream;
 
 pub use self::{
@@ -14,7 +16,11 @@ pub use self::{
     consumer::{
         Consumer, ConsumerConfig, ConsumerError, ConsumerEvent, Delivery, GapKind, Start, StreamGap,
     },
+    lease::{Lease, LeaseConfig, LeaseEvent, LeaseLost, LeaseProblem},
     message_id::{MESSAGE_ID, MessageId},
+    publisher::{
+        EpochEnd, MessageRefused, PublishError, Publisher, PublisherEvent, PublisherProblem,
+    },
     stream::{
         Discard, EnsureStream, FoundStream, InvalidStreamName, Storage, StreamConfig, StreamError,
         StreamInfo, StreamState, check_stream_name, stream_name,
