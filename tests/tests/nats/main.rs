@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod bad_input;
+mod consuming;
 mod contract;
 mod creds;
 mod echo;

@@ -111,7 +111,7 @@ async fn dial<R: Runtime>(runtime: &R, address: &str, config: Config) -> Driven<
 }
 
 /// The next of what the server sends, or why the connection has ended.
-async fn next<R: Runtime>(drive: &mut Driven<R>) -> Result<Incoming, ClientReason> {
+pub(crate) async fn next<R: Runtime>(drive: &mut Driven<R>) -> Result<Incoming, ClientReason> {
     let taken = drive.until(|client, now| client.machine_mut().take_incoming(now)).await;
     taken.map_err(|_| {
         use wirestate_core::Machine as _;
@@ -138,7 +138,7 @@ pub(crate) async fn refused<R: Runtime>(
 }
 
 /// Calls `call` with the client, and returns its result.
-async fn call<R: Runtime, T>(
+pub(crate) async fn call<R: Runtime, T>(
     drive: &mut Driven<R>,
     mut call: impl FnMut(&mut Client, wirestate_core::Instant) -> T,
 ) -> T {
