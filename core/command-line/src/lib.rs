@@ -39,6 +39,7 @@ pub mod load;
 mod log;
 mod man;
 mod multiconn;
+mod nats;
 mod open_files;
 mod output;
 mod progress_line;

@@ -174,5 +174,5 @@ pub use self::{
     reason::{ClientReason, ServerError, ServerErrorKind},
     requests::{RequestError, RequestId},
     session::{Connection, Session},
-    subject::InvalidSubject,
+    subject::{InvalidSubject, check_subject},
 };

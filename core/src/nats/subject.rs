@@ -30,6 +30,22 @@ pub enum InvalidSubject {
     },
 }
 
+/// Checks a subject to which messages are published: tokens that are separated by dots, without
+/// white space, control characters and wildcards.
+///
+/// # Errors
+/// The subject cannot be sent.
+///
+/// ```
+/// use wirestate_core::nats::{InvalidSubject, check_subject};
+///
+/// assert_eq!(check_subject("orders.new"), Ok(()));
+/// assert_eq!(check_subject("orders.*"), Err(InvalidSubject::Wildcard));
+/// ```
+pub fn check_subject(subject: &str) -> Result<(), InvalidSubject> {
+    check(subject, Wildcards::Forbidden)
+}
+
 /// Whether wildcards are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wildcards {
