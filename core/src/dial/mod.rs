@@ -3,12 +3,18 @@
 //! - [`Backoff`] says how long to wait before the next attempt.
 //! - [`Servers`] says which server of a cluster to dial, and when.
 //! - [`Dial`] runs a machine on a connection, and dials again when it has ended (feature `std`).
+//! - [`Layer`] is what each connection has around its machine: nothing, or TLS.
 
 mod backoff;
+mod layer;
 #[cfg(feature = "std")]
 mod redial;
 mod servers;
 
 #[cfg(feature = "std")]
 pub use self::redial::Dial;
-pub use self::{backoff::Backoff, servers::Servers};
+pub use self::{
+    backoff::Backoff,
+    layer::{Layer, Plain},
+    servers::Servers,
+};

@@ -68,61 +68,48 @@
 //!
 //! # Another server
 //!
-//! A client ends with its connection. [`dial::Servers`](crate::dial::Servers) says which server to
-//! dial next, and when; the next connection needs a new `Client`. Its subscriptions are made anew,
-//! because which of them, and from which position, is known only above.
-//!
-//! | what happens | what to do |
-//! |---|---|
-//! | [`Incoming::Connected`] | subscribe; [`Servers::learn`](crate::dial::Servers::learn) |
-//! | [`Incoming::Servers`] | [`Servers::learn`](crate::dial::Servers::learn) |
-//! | [`Incoming::LameDuck`] | connect to another server, then shut this client down |
-//! | the machine has ended | [`Servers::ended`](crate::dial::Servers::ended), dial again |
+//! A client ends with its connection. A [`Session`] outlives it: it gets the client of each
+//! [`Connection`], and makes its subscriptions anew, because which of them, and from which position, is
+//! known only there. [`Dial`] keeps it connected (feature `std`). It learns the servers of the
+//! cluster, and dials another one when a connection ends or its server is about to stop.
 //!
 //! ```no_run
-//! use std::{convert::Infallible, future::poll_fn, time::Duration};
 //! use wirestate_core::{
-//!     dial::Servers,
-//!     drive::{Clock, Drive},
-//!     nats::{Client, Config, Incoming},
-//!     runtime::{Runtime, connect_within},
+//!     ConfigError, Instant,
+//!     dial::{Plain, Servers},
+//!     nats::{Client, Config, Connection, Dial, Incoming, Session},
+//!     runtime::Runtime,
 //! };
 //!
-//! /// Prints what is published to `subject`, as long as any of the servers can be reached.
-//! async fn print<R: Runtime>(runtime: R, mut servers: Servers, config: Config, subject: &str) {
-//!     let mut clock = runtime.clock();
-//!     loop {
-//!         let since = clock.now();
-//!         let limit = Some(Duration::from_secs(5));
-//!         let outcome = match connect_within(&runtime, servers.current(), limit).await {
-//!             Err(error) => error.to_string(),
-//!             Ok(socket) => {
-//!                 let client = Client::new(config.clone(), since).expect("it was checked before");
-//!                 let mut drive = Drive::new(client, socket, runtime.clock());
-//!                 let Err(ended) = drive.until(|client, now| {
-//!                     while let Some(incoming) = client.take_incoming(now) {
-//!                         match incoming {
-//!                             Incoming::Message(message) => println!("{:?}", message.payload()),
-//!                             Incoming::Connected => {
-//!                                 let _ = client.subscribe(subject, None, now);
-//!                                 let urls = client.info().connect_urls.iter();
-//!                                 servers.learn(urls.map(|url| &**url));
-//!                             }
-//!                             other => println!("{other:?}"),
-//!                         }
-//!                     }
-//!                     None::<Infallible>
-//!                 }).await;
-//!                 ended.to_string()
-//!             }
-//!         };
-//!         let wait = servers.ended(clock.now().since(since));
-//!         println!("{outcome}; {} is next, in {wait:?}", servers.current());
-//!         let until = clock.now() + wait;
-//!         poll_fn(|cx| clock.poll_until(cx, until)).await;
+//! /// Prints what is published to a subject.
+//! struct Print(&'static str);
+//!
+//! impl Session for Print {
+//!     fn connected(&mut self, client: &mut Client, now: Instant) {
+//!         client.subscribe(self.0, None, now).expect("the subject is valid");
+//!     }
+//!
+//!     fn handle(&mut self, _client: &mut Client, incoming: Incoming, _now: Instant) {
+//!         println!("{incoming:?}");
 //!     }
 //! }
+//!
+//! async fn print<R: Runtime>(runtime: R, servers: Servers) -> Result<(), ConfigError> {
+//!     let dial = Dial::new(servers, Config::default())?;
+//!     let mut connection = Connection::new(Print("news"));
+//!     let observe = |event| println!("{event:?}");
+//!     dial.keep_connected(&runtime, &Plain, &mut connection, observe).await;
+//!     Ok(())
+//! }
 //! ```
+//!
+//! Without `std`, drive the [`Connection`] with one client after another, and ask
+//! [`dial::Servers`](crate::dial::Servers) which server is next, and when:
+//!
+//! - When [`Connection::take_servers`] returns addresses, call
+//!   [`Servers::learn`](crate::dial::Servers::learn).
+//! - When the machine has ended, which it also does after [`Incoming::LameDuck`], call
+//!   [`Servers::ended`](crate::dial::Servers::ended), wait, and dial again.
 //!
 //! # TLS
 //!
@@ -133,6 +120,9 @@
 //!    [`Greeting::info`] is there, and call [`Drive::hand_over`](crate::drive::Drive::hand_over).
 //! 2. [`Client::after_greeting`], inside the machine around TLS
 //!    (`wirestate_tls::Client::machine`), on the same socket. `Tls::inner_mut` gives the client.
+//!
+//! [`Dial`] does so with a [`Layer`](crate::dial::Layer) that encrypts, such as
+//! `wirestate_tls::Client`.
 //!
 //! With `handshake_first`, wrap [`Client::new`]: INFO arrives inside TLS. In both cases set
 //! [`Config::encrypted`]; without it, a server that requires TLS ends the connection with
@@ -148,6 +138,8 @@ mod client;
 mod config;
 mod connect;
 mod credentials;
+#[cfg(feature = "std")]
+mod dial;
 mod greeting;
 mod headers;
 mod info;
@@ -161,6 +153,8 @@ mod requests;
 mod session;
 mod subject;
 
+#[cfg(feature = "std")]
+pub use self::dial::{Dial, DialEvent};
 pub use self::{
     client::{Client, FlushId, Incoming},
     config::Config,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use rustls::{ClientConfig, client::UnbufferedClientConnection, pki_types::ServerName};
-use wirestate_core::{ConfigError, Instant, Machine, runtime::unix_path, shared::Lock};
+use wirestate_core::{
+    ConfigError, Instant, Machine, dial::Layer, runtime::unix_path, shared::Lock,
+};
 
 use crate::{
     Config, Handshake, Tls,
@@ -90,6 +92,22 @@ impl Client {
         let connection = UnbufferedClientConnection::new(credentials, self.name.clone())
             .expect("only a maximum fragment size can be invalid, and is checked");
         Session::client(connection, &limits.pool)
+    }
+}
+
+/// TLS around each connection. The server must have a certificate for the client's name, whatever
+/// its address.
+impl Layer for Client {
+    type Machine<M: Machine> = Tls<M>;
+
+    const IS_ENCRYPTED: bool = true;
+
+    fn wrap<M: Machine>(&self, _address: &str, inner: M, now: Instant) -> Tls<M> {
+        self.machine(inner, now)
+    }
+
+    fn inner_mut<M: Machine>(machine: &mut Tls<M>) -> &mut M {
+        machine.inner_mut()
     }
 }
 

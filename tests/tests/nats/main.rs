@@ -7,6 +7,7 @@ mod bad_input;
 mod consuming;
 mod contract;
 mod creds;
+mod dial;
 mod echo;
 mod memory;
 mod model;

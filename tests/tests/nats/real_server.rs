@@ -20,6 +20,16 @@ use wirestate_core::{
 };
 use wirestate_testkit::contract::Checked;
 
+/// The server's program.
+pub(crate) fn program() -> PathBuf {
+    let installed = Path::new("/usr/sbin/nats-server");
+    match env::var_os("WIRESTATE_NATS_SERVER") {
+        Some(path) => PathBuf::from(path),
+        None if installed.is_file() => installed.into(),
+        None => "nats-server".into(),
+    }
+}
+
 /// A server process, killed when it is dropped.
 pub(crate) struct Server {
     child: Child,
@@ -34,13 +44,7 @@ impl Server {
     /// Starts a server on a free port. Prints a line and returns `None` if there is none. Set
     /// `WIRESTATE_NATS_SERVER` to its path to test another one.
     pub(crate) fn start(words: &[&str]) -> Option<Self> {
-        let installed = Path::new("/usr/sbin/nats-server");
-        let program = match env::var_os("WIRESTATE_NATS_SERVER") {
-            Some(path) => PathBuf::from(path),
-            None if installed.is_file() => installed.into(),
-            None => "nats-server".into(),
-        };
-        let mut command = Command::new(program);
+        let mut command = Command::new(program());
         command.args(["-a", "127.0.0.1", "-p", "-1"]).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
@@ -79,13 +83,22 @@ impl Server {
         server
     }
 
+    /// Starts the servers of a cluster of two.
+    pub(crate) fn start_two() -> Option<[Self; 2]> {
+        let cluster = ["--cluster_name", "c", "--cluster", "nats://127.0.0.1:-1"];
+        let one = Self::start(&cluster)?;
+        let routes = format!("nats://{}", one.routes.as_ref().unwrap());
+        let two = Self::start(&[&cluster[..], &["--routes", &routes]].concat())?;
+        Some([one, two])
+    }
+
     /// Ends the process by a signal, without a word to its clients.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
     }
@@ -228,7 +241,7 @@ async fn exchange<R: Runtime>(runtime: R, address: String) {
 }
 
 /// Polls two futures until both are ready.
-async fn futures_join(one: impl Future<Output = ()>, two: impl Future<Output = ()>) {
+pub(crate) async fn futures_join(one: impl Future<Output = ()>, two: impl Future<Output = ()>) {
     let (mut one, mut two) = (std::pin::pin!(one), std::pin::pin!(two));
     let mut ready = [false; 2];
     std::future::poll_fn(|cx| {
@@ -333,10 +346,7 @@ fn an_nkey_signs_the_nonce() {
 
 #[test]
 fn a_client_learns_the_other_servers_and_dials_one_when_its_own_is_killed() {
-    let cluster = ["--cluster_name", "c", "--cluster", "nats://127.0.0.1:-1"];
-    let Some(mut one) = Server::start(&cluster) else { return };
-    let routes = format!("nats://{}", one.routes.as_ref().unwrap());
-    let Some(two) = Server::start(&[&cluster[..], &["--routes", &routes]].concat()) else { return };
+    let Some([mut one, two]) = Server::start_two() else { return };
     on_tokio(async |runtime| {
         type R = wirestate_tokio::Tokio;
         let mut servers = Servers::new([&*one.address], 7).unwrap();
@@ -360,39 +370,63 @@ fn a_client_learns_the_other_servers_and_dials_one_when_its_own_is_killed() {
     });
 }
 
+/// The certificate of a server for `localhost`, in files that are removed when this is dropped.
+pub(crate) struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+    authority: String,
+}
+
+impl TlsFiles {
+    pub(crate) fn new(name: &str) -> Self {
+        let (issuer, authority) = {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let key = rcgen::KeyPair::generate().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            (rcgen::Issuer::new(params, key), pem)
+        };
+        let key_pair = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let pem = params.signed_by(&key_pair, &issuer).unwrap().pem();
+        let path = |kind: &str| {
+            env::temp_dir().join(format!("wirestate-{}-{name}-{kind}.pem", std::process::id()))
+        };
+        let (certificate, key) = (path("certificate"), path("key"));
+        std::fs::write(&certificate, pem).unwrap();
+        std::fs::write(&key, key_pair.serialize_pem()).unwrap();
+        Self { certificate, key, authority }
+    }
+
+    /// The server's configuration, with more settings of TLS.
+    pub(crate) fn config(&self, settings: &str) -> String {
+        let [certificate, key] = [&self.certificate, &self.key].map(|path| path.to_str().unwrap());
+        format!("tls {{ cert_file: {certificate:?}, key_file: {key:?}, {settings} }}")
+    }
+
+    /// A client that trusts the server.
+    pub(crate) fn client(&self) -> wirestate_tls::Client {
+        let authorities = wirestate_tls::Authorities::from_pem(self.authority.as_bytes()).unwrap();
+        let credentials = wirestate_tls::client_config(authorities, None, &[]).unwrap();
+        let name = "localhost".try_into().unwrap();
+        wirestate_tls::Client::new(wirestate_tls::Config::default(), credentials, name).unwrap()
+    }
+}
+
+impl Drop for TlsFiles {
+    fn drop(&mut self) {
+        for path in [&self.certificate, &self.key] {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
 /// Two machines in turn on one socket: INFO in plain text, then TLS around a client.
 #[test]
 fn a_server_with_tls_greets_in_plain_text() {
-    let authority = {
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        (rcgen::Issuer::new(params, key), pem)
-    };
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &authority.0).unwrap().pem();
-    let path =
-        |name: &str| env::temp_dir().join(format!("wirestate-{}-{name}.pem", std::process::id()));
-    let (cert_file, key_file) = (path("certificate"), path("key"));
-    std::fs::write(&cert_file, certificate).unwrap();
-    std::fs::write(&key_file, key.serialize_pem()).unwrap();
-    let config = format!(
-        "tls {{ cert_file: {:?}, key_file: {:?} }}",
-        cert_file.display().to_string(),
-        key_file.display().to_string()
-    );
-    let server = Server::with_config("tls", &config);
-    std::fs::remove_file(&cert_file).unwrap();
-    std::fs::remove_file(&key_file).unwrap();
-    let Some(server) = server else { return };
-
-    let authorities = wirestate_tls::Authorities::from_pem(authority.1.as_bytes()).unwrap();
-    let credentials = wirestate_tls::client_config(authorities, None, &[]).unwrap();
-    let name = "localhost".try_into().unwrap();
-    let tls = wirestate_tls::Client::new(wirestate_tls::Config::default(), credentials, name);
-    let tls = tls.unwrap();
+    let files = TlsFiles::new("greeting");
+    let Some(server) = Server::with_config("tls", &files.config("")) else { return };
+    let tls = files.client();
     on_tokio(async |runtime| {
         use wirestate_core::{drive::Clock as _, nats::Greeting};
         let reason = next::<wirestate_tokio::Tokio>(

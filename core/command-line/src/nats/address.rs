@@ -4,7 +4,10 @@ use core::{fmt, str::FromStr, time::Duration};
 use std::ffi::OsStr;
 
 use clap::{Arg, builder::TypedValueParser};
-use wirestate_core::nats::{Credentials, check_subject};
+use wirestate_core::nats::{
+    Credentials, check_subject,
+    jetstream::{InvalidStreamName, Storage, StreamConfig, check_stream_name, stream_name},
+};
 
 use crate::values;
 
@@ -20,19 +23,8 @@ pub(crate) struct StreamAddress {
     pub(crate) credentials: Credentials,
     /// Each `HOST:PORT`, at least one.
     pub(crate) servers: Vec<String>,
-    pub(crate) subject: String,
-    pub(crate) stream: String,
-    /// What a stream is like that is created.
-    pub(crate) settings: StreamSettings,
-}
-
-/// What a stream is like that is created. `None`: what the server sets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StreamSettings {
-    pub(crate) replicas: Option<u8>,
-    pub(crate) max_bytes: Option<usize>,
-    pub(crate) max_age: Option<Duration>,
-    pub(crate) is_in_memory: bool,
+    /// The stream's name and subject, and its settings if it is created.
+    pub(crate) stream: StreamConfig,
 }
 
 impl StreamAddress {
@@ -43,7 +35,7 @@ impl StreamAddress {
 
     /// Whether both are one stream: they have its name, and a server in common.
     pub(crate) fn is_same_stream(&self, other: &Self) -> bool {
-        self.stream == other.stream
+        self.stream.name == other.stream.name
             && self.servers.iter().any(|server| other.servers.contains(server))
     }
 }
@@ -79,67 +71,61 @@ impl FromStr for StreamAddress {
             ));
         }
         check_subject(&subject).map_err(|error| format!("`{subject}`: {error}"))?;
-        let Parameters { stream, settings, is_tls_first } = parameters.parse()?;
+        let (mut stream, mut is_tls_first) = (StreamConfig::new("", subject), false);
+        for (name, value) in split_parameters(parameters)? {
+            match name {
+                "tls" if value == "first" => is_tls_first = true,
+                "tls" => {
+                    return Err("tls: expected `first`, for a handshake before INFO".into());
+                }
+                _ => set(&mut stream, name, &value)?,
+            }
+        }
         if is_tls_first && !has_tls {
             return Err("tls=first needs TLS, write tls:// instead of nats://".into());
         }
-        let stream = match stream {
-            Some(stream) => stream,
-            None => default_stream(&subject).ok_or_else(|| {
-                format!(
-                    "a stream cannot have the name of the subject `{subject}`, write \
-                     ?stream=NAME behind it"
-                )
-            })?,
-        };
-        Ok(Self { has_tls, is_tls_first, credentials, servers, subject, stream, settings })
-    }
-}
-
-/// What follows the `?`.
-#[derive(Default)]
-struct Parameters {
-    stream: Option<String>,
-    settings: StreamSettings,
-    is_tls_first: bool,
-}
-
-impl FromStr for Parameters {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parameters = Self::default();
-        let mut names = Vec::new();
-        for parameter in text.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            if names.contains(&name) {
-                return Err(format!("`{name}` is given twice"));
-            }
-            names.push(name);
-            let value = decoded(value, name)?;
-            let settings = &mut parameters.settings;
-            let set = match name {
-                "stream" => stream_name(&value).map(|stream| parameters.stream = Some(stream)),
-                "replicas" => replicas(&value).map(|replicas| settings.replicas = Some(replicas)),
-                "max-bytes" => values::bytes(&value).map(|max| settings.max_bytes = Some(max)),
-                "max-age" => max_age(&value).map(|age| settings.max_age = Some(age)),
-                "storage" => is_memory(&value).map(|is| settings.is_in_memory = is),
-                "tls" if value == "first" => {
-                    parameters.is_tls_first = true;
-                    Ok(())
-                }
-                "tls" => Err("expected `first`: the TLS handshake comes before INFO".into()),
-                _ => {
-                    return Err(format!(
-                        "unknown parameter `{name}`, expected stream, replicas, max-bytes, \
-                         max-age, storage or tls"
-                    ));
-                }
-            };
-            set.map_err(|error: String| format!("{name}: {error}"))?;
+        if stream.name.is_empty() {
+            let subject = &stream.subjects[0];
+            stream.name = stream_name(subject)
+                .and_then(check_length)
+                .map_err(|error| format!("{error}, write /{subject}?stream=NAME"))?;
         }
-        Ok(parameters)
+        Ok(Self { has_tls, is_tls_first, credentials, servers, stream })
     }
+}
+
+/// The parameters behind the `?`, with their values.
+fn split_parameters(text: &str) -> Result<Vec<(&str, String)>, String> {
+    let mut parameters: Vec<(&str, String)> = Vec::new();
+    for parameter in text.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if parameters.iter().any(|(other, _)| *other == name) {
+            return Err(format!("`{name}` is given twice"));
+        }
+        parameters.push((name, decoded(value, name)?));
+    }
+    Ok(parameters)
+}
+
+/// Sets what the parameter `name` stands for.
+fn set(stream: &mut StreamConfig, name: &str, value: &str) -> Result<(), String> {
+    let set = match name {
+        "stream" => check_stream_name(value)
+            .and_then(|name| check_length(name.into()))
+            .map(|name| stream.name = name)
+            .map_err(|error| error.to_string()),
+        "replicas" => replicas(value).map(|replicas| stream.replicas = replicas),
+        "max-bytes" => values::bytes(value).map(|max| stream.max_bytes = Some(max as u64)),
+        "max-age" => max_age(value).map(|age| stream.max_age = Some(age)),
+        "storage" => storage(value).map(|storage| stream.storage = storage),
+        _ => {
+            return Err(format!(
+                "unknown parameter `{name}`, expected stream, replicas, max-bytes, max-age, \
+                 storage or tls"
+            ));
+        }
+    };
+    set.map_err(|error| format!("{name}: {error}"))
 }
 
 fn credentials(text: &str) -> Result<Credentials, String> {
@@ -183,23 +169,13 @@ fn servers(text: &str) -> Result<Vec<String>, String> {
     Ok(servers)
 }
 
-/// The name that a stream has for its subject, if it is valid.
-fn default_stream(subject: &str) -> Option<String> {
-    stream_name(&subject.replace('.', "_")).ok()
+/// Checks the length of a stream's name: the stream of the lease has it with a prefix.
+fn check_length(name: String) -> Result<String, InvalidStreamName> {
+    let (length, limit) = (name.len(), MAX_STREAM_NAME);
+    if length > limit { Err(InvalidStreamName::TooLong { length, limit }) } else { Ok(name) }
 }
 
-/// The name of a stream. The bucket of the lease has the same name and a prefix. A bucket's name
-/// has these characters ([ADR-8](https://github.com/nats-io/nats-architecture-and-design)).
-fn stream_name(text: &str) -> Result<String, String> {
-    let is_valid = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
-    match text.len() {
-        1..=MAX_STREAM_NAME if text.chars().all(is_valid) => Ok(text.into()),
-        0..=MAX_STREAM_NAME => Err("expected a name of a-z, A-Z, 0-9, `-` and `_`".into()),
-        length => Err(format!("expected at most {MAX_STREAM_NAME} characters, not {length}")),
-    }
-}
-
-fn replicas(text: &str) -> Result<u8, String> {
+fn replicas(text: &str) -> Result<usize, String> {
     let replicas = text.parse().ok().filter(|replicas| (1..=MAX_REPLICAS).contains(replicas));
     replicas.ok_or_else(|| format!("expected a number from 1 to {MAX_REPLICAS}"))
 }
@@ -211,10 +187,10 @@ fn max_age(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn is_memory(text: &str) -> Result<bool, String> {
+fn storage(text: &str) -> Result<Storage, String> {
     match text {
-        "file" => Ok(false),
-        "memory" => Ok(true),
+        "file" => Ok(Storage::File),
+        "memory" => Ok(Storage::Memory),
         _ => Err("expected `file` or `memory`".into()),
     }
 }
@@ -248,13 +224,14 @@ fn hexadecimal(high: u8, low: u8) -> Option<u8> {
 
 impl fmt::Display for StreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { has_tls, servers, subject, stream, .. } = self;
+        let Self { has_tls, servers, stream, .. } = self;
         let scheme = if *has_tls { "tls" } else { "nats" };
+        let (name, subject) = (&stream.name, &stream.subjects[0]);
         write!(f, "{scheme}://{}/{subject}", servers.join(","))?;
-        if default_stream(subject).as_ref() != Some(stream) {
-            write!(f, "?stream={stream}")?;
+        if stream_name(subject).as_ref() == Ok(name) {
+            return Ok(());
         }
-        Ok(())
+        write!(f, "?stream={name}")
     }
 }
 
@@ -311,10 +288,10 @@ const SCHEMES: [(&str, bool); 2] = [("nats://", false), ("tls://", true)];
 const DEFAULT_PORT: u16 = 4222;
 /// The most replicas of a stream
 /// ([Streams](https://docs.nats.io/nats-concepts/jetstream/streams#configuration)).
-const MAX_REPLICAS: u8 = 5;
+const MAX_REPLICAS: usize = 5;
 /// The server accepts less. A stream whose messages vanish at once is a mistake.
 const MIN_AGE: Duration = Duration::from_secs(1);
-/// A server accepts names of 255 bytes. The stream of the lease has the prefix `KV_wirestate_`.
+/// The longest name of a stream, in bytes: a server accepts 255 (`JSMaxNameLen`).
 const MAX_STREAM_NAME: usize = 255 - "KV_wirestate_".len();
 const EXPECTED: &str = "expected nats://HOST/SUBJECT or tls://HOST/SUBJECT, as in \
                         nats://127.0.0.1:4222/feed";
@@ -331,9 +308,8 @@ mod tests {
     fn an_address_has_servers_credentials_a_subject_and_the_settings_of_its_stream() {
         let short = parse("nats://localhost/feed.prices");
         assert_eq!(short.servers, ["localhost:4222"]);
-        assert_eq!((&*short.subject, &*short.stream), ("feed.prices", "feed_prices"));
+        assert_eq!(short.stream, StreamConfig::new("feed_prices", "feed.prices"));
         assert_eq!((short.has_tls, short.credentials), (false, Credentials::None));
-        assert_eq!(short.settings, StreamSettings::default());
 
         let long = parse(
             "tls://us%40er:p%3A%2Fw@a.example:1,[::1],10.0.0.1:2/f%C3%BC.%3f?stream=S-1&replicas=3\
@@ -342,12 +318,13 @@ mod tests {
         assert_eq!(long.servers, ["a.example:1", "[::1]:4222", "10.0.0.1:2"]);
         let (user, password) = ("us@er".into(), "p:/w".into());
         assert_eq!(long.credentials, Credentials::User { user, password });
-        assert_eq!((&*long.subject, &*long.stream), ("fü.?", "S-1"));
         assert!(long.has_tls && long.is_tls_first);
-        let (replicas, max_age) = (Some(3), Some(Duration::from_secs(3600)));
-        let settings =
-            StreamSettings { replicas, max_age, max_bytes: Some(1 << 30), is_in_memory: true };
-        assert_eq!(long.settings, settings);
+        let mut stream = StreamConfig::new("S-1", "fü.?");
+        stream.replicas = 3;
+        stream.max_bytes = Some(1 << 30);
+        stream.max_age = Some(Duration::from_secs(3600));
+        stream.storage = Storage::Memory;
+        assert_eq!(long.stream, stream);
     }
 
     #[test]
@@ -359,7 +336,7 @@ mod tests {
 
     #[test]
     fn the_error_of_a_wrong_address_says_what_to_write() {
-        let long = format!("nats://h/f?stream={}", "x".repeat(300));
+        let long = format!("nats://h/f?stream={}", "x".repeat(250));
         for (address, expected) in [
             ("", "expected nats://HOST/SUBJECT"),
             ("localhost:4222", "expected nats://HOST/SUBJECT or tls://HOST/SUBJECT"),
@@ -393,11 +370,11 @@ mod tests {
             ("nats://h/f%20g?stream=S", "`f g`: a subject has byte 0x20"),
             ("nats://h/f.*?stream=S", "a subject has a wildcard"),
             ("nats://h/f.%3E?stream=S", "a subject has a wildcard"),
-            ("nats://h/ü", "write ?stream=NAME behind it"),
-            ("nats://h/a/b", "write ?stream=NAME behind it"),
-            ("nats://h/f?stream=", "stream: expected a name of a-z, A-Z, 0-9, `-` and `_`"),
-            ("nats://h/f?stream=a.b", "stream: expected a name"),
-            (&long, "stream: expected at most 242 characters, not 300"),
+            ("nats://h/ü", "the name of a stream has 'ü', expected letters, digits"),
+            ("nats://h/a/b", "write /a/b?stream=NAME"),
+            ("nats://h/f?stream=", "stream: the name of a stream is empty"),
+            ("nats://h/f?stream=a.b", "stream: the name of a stream has '.', expected letters"),
+            (&long, "stream: the name of a stream has 250 bytes, the limit is 242"),
             ("nats://h/f?replicas=0", "replicas: expected a number from 1 to 5"),
             ("nats://h/f?replicas=6", "replicas: expected a number from 1 to 5"),
             ("nats://h/f?replicas", "replicas: expected a number from 1 to 5"),
