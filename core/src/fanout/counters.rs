@@ -3,6 +3,8 @@
 use alloc::collections::BTreeMap;
 use core::{mem, time::Duration};
 
+use crate::Instant;
+
 /// The counters of a feed since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -55,6 +57,9 @@ pub struct Counters {
     pub readers: u64,
     /// How many messages the slowest reader has not acknowledged now.
     pub reader_lag: u64,
+    /// When the oldest message that the slowest reader has not acknowledged was published; `None`
+    /// if there is none.
+    pub reader_oldest: Option<Instant>,
     /// Messages that readers acknowledged.
     pub reader_acknowledged: u64,
     /// Messages that readers skipped.

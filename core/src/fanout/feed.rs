@@ -87,6 +87,7 @@ impl Feed {
                 epoch: state.log.epoch(),
                 readers: state.readers.len() as u64,
                 reader_lag: oldest.map_or(0, behind),
+                reader_oldest: oldest.map(|chunk| chunk.received_at),
                 ..state.counters.clone()
             }
         })
@@ -168,6 +169,11 @@ impl Feed {
     /// Counts a connection that was made to the upstream, and begins an epoch.
     pub(super) fn upstream_connected(&self) {
         self.begin_epoch();
+        self.upstream_resumed();
+    }
+
+    /// Counts a connection to an upstream that continues where the last one has ended.
+    pub(super) fn upstream_resumed(&self) {
         self.inner.state.with(|state| {
             state.counters.upstream_up = true;
             state.counters.upstream_connects += 1;

@@ -52,6 +52,8 @@ mod feed;
 mod framing;
 mod log;
 mod message_source;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod pause;
 mod pause_budget;
 mod reader;

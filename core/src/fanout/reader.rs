@@ -141,6 +141,11 @@ impl Reader {
         self.next_message = self.next_message.max(message);
     }
 
+    /// The number of the first message that is neither acknowledged nor skipped.
+    pub fn position(&self) -> u64 {
+        self.next_message
+    }
+
     /// How many published messages are not acknowledged.
     pub fn lag(&self) -> u64 {
         self.feed.inner.published.load(Relaxed).saturating_sub(self.next_message)

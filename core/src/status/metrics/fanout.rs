@@ -2,7 +2,7 @@
 
 use super::{
     Metric,
-    MetricValue::{Counter, CounterSeconds, Gauge, Histogram},
+    MetricValue::{Counter, CounterSeconds, Gauge, GaugeSeconds, Histogram},
     MetricsSource,
     value::by_reason,
 };
@@ -12,9 +12,9 @@ use crate::{
 };
 
 impl MetricsSource for Feed {
-    fn metrics(&self, _now: Instant) -> Vec<Metric> {
+    fn metrics(&self, now: Instant) -> Vec<Metric> {
         let counters = self.counters();
-        [upstream(&counters), subscribers(&counters), readers(&counters)].concat()
+        [upstream(&counters), subscribers(&counters), readers(&counters, now)].concat()
     }
 }
 
@@ -132,7 +132,8 @@ fn subscribers(counters: &Counters) -> Vec<Metric> {
 }
 
 /// The metrics of readers that are no subscribers.
-fn readers(counters: &Counters) -> Vec<Metric> {
+fn readers(counters: &Counters, now: Instant) -> Vec<Metric> {
+    let lag = counters.reader_oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
     vec![
         Metric::new(
             "wirestate_fanout_readers",
@@ -143,6 +144,11 @@ fn readers(counters: &Counters) -> Vec<Metric> {
             "wirestate_fanout_reader_lag_messages",
             "Messages that the slowest reader has not acknowledged.",
             Gauge(counters.reader_lag),
+        ),
+        Metric::new(
+            "wirestate_fanout_reader_lag_seconds",
+            "Age of the oldest message that the slowest reader has not acknowledged.",
+            GaugeSeconds(lag),
         ),
         Metric::new(
             "wirestate_fanout_reader_acknowledged_messages",

@@ -5,6 +5,7 @@
 //! | `server` | of the process, of every server (`wirestate_connections_…`), of the status server |
 //! | `fanout` | `wirestate_upstream_…`, `wirestate_fanout_…` |
 //! | `message` | `wirestate_requests`, `wirestate_content_bytes` |
+//! | `nats` | `wirestate_ingest_…`, `wirestate_edge_…` |
 //! | `proxy` | `wirestate_proxy_upstream_…` |
 //!
 //! Each metric of a service has the label `server`, with the service's name. Metrics of the process
@@ -17,6 +18,8 @@ mod family;
 mod fanout;
 #[cfg(feature = "message")]
 mod message;
+#[cfg(feature = "nats")]
+mod nats;
 mod proxy;
 mod server;
 mod value;

@@ -1,0 +1,149 @@
+//! What others see of an edge and of an ingest.
+
+use core::{mem, task::Context};
+
+use crate::{
+    Instant,
+    fanout::Feed,
+    shared::{Lock, Shared, WakerSet, WakerSlot},
+};
+
+/// The counters of an [`Edge`](super::Edge).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EdgeCounters {
+    /// Whether messages are asked for at present.
+    pub is_reading: bool,
+    /// How often the server has made a consumer: at the start, after each connection, and after
+    /// each loss of one.
+    pub consumers: u64,
+    /// Messages of the stream received.
+    pub messages: u64,
+    /// The sequence of the last message in the stream; 0 before the first one.
+    pub sequence: u64,
+    /// The epoch of the last message; `None` if it has no id.
+    pub epoch: Option<u64>,
+    /// Gaps: how often messages may be missing.
+    pub gaps: u64,
+    /// Messages that are missing, as far as their number is known.
+    pub missing: u64,
+    /// Messages that were dropped because they do not have the feed's framing.
+    pub rejected: u64,
+    /// How many messages of the stream followed the last one when the server sent it.
+    pub pending: u64,
+    /// When the edge had received everything for the last time, if it has not now.
+    pub behind_since: Option<Instant>,
+}
+
+impl EdgeCounters {
+    pub(super) fn set_pending(&mut self, pending: u64, now: Instant) {
+        self.pending = pending;
+        self.behind_since = match pending {
+            0 => None,
+            _ => Some(self.behind_since.unwrap_or(now)),
+        };
+    }
+}
+
+/// A handle on an [`Edge`](super::Edge). Clones are handles on the same one.
+#[derive(Clone, Debug, Default)]
+pub struct EdgeHandle {
+    counters: Shared<Lock<EdgeCounters>>,
+}
+
+impl EdgeHandle {
+    /// The counters.
+    pub fn counters(&self) -> EdgeCounters {
+        self.counters.with(|counters| *counters)
+    }
+
+    pub(super) fn set(&self, counters: EdgeCounters) {
+        self.counters.with(|own| *own = counters);
+    }
+}
+
+/// The counters of an [`Ingest`](super::Ingest).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IngestCounters {
+    /// The present epoch; `None` while another process holds the lease, or nobody does.
+    pub epoch: Option<u64>,
+    /// Epochs begun.
+    pub epochs: u64,
+    /// How often the lease was lost.
+    pub leases_lost: u64,
+    /// The sequence of the last acknowledged message in the stream; 0 before the first one.
+    pub sequence: u64,
+    /// Messages that are sent and not acknowledged.
+    pub in_flight: u64,
+    /// How often publishing had to be resumed: a connection was lost, or a message was not
+    /// acknowledged.
+    pub resumed: u64,
+    /// Messages that were dropped because the server refused them for their length.
+    pub rejected: u64,
+}
+
+/// A handle on an [`Ingest`](super::Ingest). Clones are handles on the same one.
+#[derive(Clone, Debug)]
+pub struct IngestHandle {
+    feed: Feed,
+    state: Shared<Lock<IngestState>>,
+    lease: WakerSet,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct IngestState {
+    counters: IngestCounters,
+    /// Until when the lease is held, if it is not renewed.
+    held_until: Option<Instant>,
+}
+
+impl IngestHandle {
+    pub(super) fn new(feed: &Feed) -> Self {
+        Self { feed: feed.clone(), state: Shared::default(), lease: WakerSet::new() }
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> IngestCounters {
+        self.state.with(|state| state.counters)
+    }
+
+    /// The feed that the ingest reads.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Watches the lease.
+    pub fn watch_lease(&self) -> LeaseWatch {
+        LeaseWatch { slot: self.lease.join(), state: self.state.clone() }
+    }
+
+    pub(super) fn set(&self, counters: IngestCounters, held_until: Option<Instant>) {
+        let state = IngestState { counters, held_until };
+        let before = self.state.with(|own| mem::replace(own, state));
+        if before.held_until.is_some() != held_until.is_some() {
+            self.lease.wake_all();
+        }
+    }
+}
+
+/// Says whether an [`Ingest`](super::Ingest) holds the lease.
+///
+/// A standby must not take the place of the holder at a source that serves one client. So connect
+/// to the source while the lease is held.
+#[derive(Debug)]
+pub struct LeaseWatch {
+    slot: WakerSlot,
+    state: Shared<Lock<IngestState>>,
+}
+
+impl LeaseWatch {
+    /// Until when the lease is held, if it is not renewed meanwhile; `None`: it is not held. Call
+    /// it again at that time, and when `cx` is woken.
+    ///
+    /// The lease of an ingest without a connection expires as well: then another process has it.
+    pub fn poll(&self, now: Instant, cx: &Context<'_>) -> Option<Instant> {
+        self.slot.register(cx);
+        self.state.with(|state| state.held_until).filter(|until| now < *until)
+    }
+}
