@@ -178,7 +178,7 @@ impl<R: Runtime, L: Layer, S: Session, F: FnMut(DialEvent<'_>)> Dialling<'_, R, 
             let address = self.dial.servers.current().to_owned();
             let connect = self.dial.connect(runtime, L::IS_ENCRYPTED);
             let stop = (&self.dial.shutdown, &mut self.is_shut_down, &mut *self.connection);
-            let outcome = match unless_done(stop, &clock, connect).await {
+            let outcome = match unless_done(stop, runtime.clock(), connect).await {
                 None => return,
                 Some(Err(error)) => {
                     (self.observe)(DialEvent::Failed { address: &address, error: &error });
@@ -201,7 +201,7 @@ impl<R: Runtime, L: Layer, S: Session, F: FnMut(DialEvent<'_>)> Dialling<'_, R, 
             }
             let sleep = poll_fn(|cx| clock.poll_until(cx, now + wait));
             let stop = (&self.dial.shutdown, &mut self.is_shut_down, &mut *self.connection);
-            if unless_done(stop, &runtime.clock(), sleep).await.is_none() {
+            if unless_done(stop, runtime.clock(), sleep).await.is_none() {
                 return;
             }
         }
@@ -262,12 +262,12 @@ impl<R: Runtime, L: Layer, S: Session, F: FnMut(DialEvent<'_>)> Dialling<'_, R, 
 /// and returns `None`.
 async fn unless_done<F: Future, S: Session>(
     stop: (&ShutdownHandle, &mut bool, &mut Connection<S>),
-    clock: &impl Clock,
+    clock: impl Clock,
     future: F,
 ) -> Option<F::Output> {
     let (shutdown, is_shut_down, connection) = stop;
     let mut future = pin!(future);
-    poll_fn(|cx| {
+    poll_fn(move |cx| {
         let requested = shutdown.poll_requested(cx);
         if requested == Shutdown::Drain && !mem::replace(is_shut_down, true) {
             connection.handle(clock.now(), Event::ShutDown);

@@ -9,6 +9,7 @@ mod contract;
 mod creds;
 mod dial;
 mod echo;
+mod fan_out;
 mod memory;
 mod model;
 mod operations;

@@ -152,6 +152,7 @@ impl Edge {
             self.apply(event, now);
         }
         if has_changed {
+            self.handle.set(self.counters);
             self.consumer.pump(client, now);
         }
         has_changed
@@ -318,9 +319,6 @@ impl Session for Edge {
         let mut has_changed = false;
         while self.take(client, now) | self.publish(now, cx) {
             has_changed = true;
-        }
-        if has_changed {
-            self.handle.set(self.counters);
         }
         has_changed
     }
