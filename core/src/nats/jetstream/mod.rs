@@ -10,6 +10,8 @@ mod lease;
 mod message_id;
 mod publisher;
 mod stream;
+#[cfg(test)]
+mod wire;
 
 pub use self::{
     api::{ApiError, ApiReply, ApiRequest, ErrorCode, PublishAck, Refusal, StoredMessage},

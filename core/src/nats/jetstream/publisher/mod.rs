@@ -2,6 +2,8 @@
 
 mod event;
 mod resync;
+#[cfg(test)]
+mod tests;
 
 use alloc::{collections::VecDeque, string::String};
 use core::num::NonZeroUsize;
@@ -22,6 +24,57 @@ use crate::{
 pub use self::event::{EpochEnd, MessageRefused, PublishError, PublisherEvent, PublisherProblem};
 
 /// Publishes numbered messages to one stream, in order and exactly once within an epoch.
+///
+/// ```
+/// use wirestate_core::{Instant, drive};
+/// use wirestate_core::nats::{Client, Config};
+/// use wirestate_core::nats::jetstream::{Publisher, PublisherEvent, StreamConfig};
+///
+/// let now = Instant::EPOCH;
+/// let mut client = Client::new(Config::default(), now)?;
+/// let mut publisher = Publisher::new(StreamConfig::new("orders", "orders.new"), 7);
+/// let receive = |client: &mut Client, text: &str| {
+///     drive::deliver(client, &mut text.as_bytes(), now);
+/// };
+/// let sent = |client: &mut Client| {
+///     let mut buffer = [0; 4096];
+///     let n = drive::collect_into(client, &mut buffer, now);
+///     String::from_utf8_lossy(&buffer[..n]).into_owned()
+/// };
+/// // The reply to request `number`.
+/// let reply = |client: &mut Client, publisher: &mut Publisher, number: u64, json: &str| {
+///     receive(client, &format!("MSG _INBOX.S.0.{number} 1 {}\r\n{json}\r\n", json.len()));
+///     let incoming = client.take_incoming(now).expect("it is complete");
+///     assert!(publisher.handle(client, incoming, now).is_none());
+/// };
+/// receive(&mut client, "INFO {\"server_id\":\"S\",\"headers\":true}\r\nPONG\r\n");
+/// client.take_incoming(now);
+/// sent(&mut client);
+///
+/// // Epoch 3 begins with message 10. The stream has the messages up to sequence 7.
+/// publisher.begin_epoch(3, 10, now);
+/// publisher.connected(&mut client, now);
+/// assert!(sent(&mut client).contains("PUB $JS.API.STREAM.INFO.orders "));
+/// reply(&mut client, &mut publisher, 0, r#"{"config":{"name":"orders",
+///     "subjects":["orders.new"],"storage":"file","num_replicas":1,"max_bytes":-1,"max_age":0,
+///     "discard":"old"},"created":"2026-01-01T00:00:00Z","state":{"first_seq":1,"last_seq":7,
+///     "messages":7}}"#);
+/// assert!(sent(&mut client).contains("PUB $JS.API.STREAM.MSG.GET.orders "));
+/// let last = r#"{"message":{"subject":"orders.new","seq":7}}"#;
+/// reply(&mut client, &mut publisher, 1, last);
+/// assert_eq!(publisher.take_event(), Some(PublisherEvent::Resumed { from: 10 }));
+///
+/// // Two messages are in flight. The first one is acknowledged.
+/// publisher.publish(&mut client, 10, "ten".into(), now)?;
+/// publisher.publish(&mut client, 11, "eleven".into(), now)?;
+/// assert!(sent(&mut client).ends_with(
+///     "Nats-Msg-Id: 3-11\r\nNats-Expected-Last-Sequence: 8\r\n\
+///      Nats-Expected-Last-Msg-Id: 3-10\r\n\r\neleven\r\n"
+/// ));
+/// reply(&mut client, &mut publisher, 2, r#"{"stream":"orders","seq":8}"#);
+/// assert_eq!(publisher.take_event(), Some(PublisherEvent::Acknowledged { before: 11 }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// It keeps no message. Its owner offers them by their positions, and keeps each until it is
 /// [acknowledged](PublisherEvent::Acknowledged): [`next_position`](Self::next_position) is the position to offer,
@@ -328,7 +381,7 @@ impl Publisher {
     }
 
     fn handle_ack(&mut self, reply: &Result<Message, RequestError>, now: Instant) {
-        let Some(Epoch { base: Some(base), .. }) = &mut self.epoch else { return };
+        let Some(Epoch { number, base: Some(base), .. }) = &mut self.epoch else { return };
         let (position, expected) = (self.position, base.sequence.saturating_add(1));
         let ack = match reply {
             Ok(message) => PublishAck::parse(message.payload()),
@@ -344,6 +397,11 @@ impl Publisher {
                     self.backoff.reset();
                 }
                 self.end_if_refused();
+            }
+            // The stream knows the id of an earlier lease.
+            Ok(ack) if ack.duplicate && ack.sequence < expected => {
+                let (sequence, found) = (ack.sequence, *number);
+                self.end(EpochEnd::HigherEpoch { sequence, found });
             }
             Ok(ack) => {
                 let found = ack.sequence;
