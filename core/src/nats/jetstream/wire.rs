@@ -40,7 +40,7 @@ impl Request {
 impl Wire {
     /// A client that the server has accepted.
     pub(super) fn connect(now: Instant) -> Self {
-        let client = Client::new(Config::default(), now).unwrap();
+        let client = Client::new(Config::default().with_ping_interval(None), now).unwrap();
         let mut wire = Self { client, input: Vec::new(), output: Vec::new() };
         let info = r#"INFO {"server_id":"S","headers":true,"max_payload":4096}"#;
         wire.receive(&format!("{info}\r\nPONG\r\n"));

@@ -87,8 +87,9 @@ pub enum EpochEnd {
     /// The stream was deleted, and created again.
     #[error("the stream was created anew")]
     Replaced,
-    /// The stream has a message of somebody else, or had one that was removed, behind the last
-    /// acknowledged one. So it is unknown which messages it has of those that were offered since.
+    /// Behind the last acknowledged message, the stream has one of somebody else, or had one that
+    /// was removed. So it is unknown which messages it has of those that were offered since, and
+    /// whether another process has held the lease.
     #[error("sequence {sequence} is not of this publisher")]
     Foreign {
         /// The last sequence.

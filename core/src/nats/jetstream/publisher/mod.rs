@@ -1,6 +1,8 @@
 //! A publisher: numbered messages to one stream, in order and exactly once.
 
 mod event;
+#[cfg(test)]
+mod model;
 mod resync;
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,8 @@ pub(super) struct Epoch {
     pub(super) number: u64,
     /// The first position that was never offered. The stream may have those before.
     pub(super) offered: u64,
-    /// Behind which message of the stream the first unacknowledged one belongs. `None` until the
-    /// stream was found in this epoch.
+    /// The message of the stream behind which the first unacknowledged one belongs. `None` until
+    /// the stream was found in this epoch.
     pub(super) base: Option<Base>,
 }
 
@@ -104,11 +104,11 @@ impl Epoch {
             if !is_plausible {
                 return Err(EpochEnd::Changed { acknowledged });
             }
-            if own.is_none() && added > 0 && self.offered > position {
-                return Err(EpochEnd::Foreign { sequence });
-            }
             if added == 0 {
                 return Ok(position);
+            }
+            if own.is_none() {
+                return Err(EpochEnd::Foreign { sequence });
             }
         }
         self.base = Some(Base { created, sequence, is_own: own.is_some() });

@@ -351,10 +351,15 @@ fn an_epoch_ends_where_the_stream_may_not_have_each_message_once() {
 const CHANGED: &str = "sequence 9 was acknowledged, but the stream has other messages";
 
 #[test]
-fn somebody_elses_message_ends_no_epoch_while_none_is_in_flight() {
+fn somebody_elses_message_ends_the_epoch_even_if_none_is_in_flight() {
     let (mut fixture, requests) = Fixture::in_flight(1);
     fixture.ack(&requests[0], 8);
     fixture.reconnect();
+    fixture.resync(20, "");
+    let events = fixture.events();
+    assert_ends(&events, "sequence 20 is not of this publisher");
+    fixture.publisher.begin_epoch(4, 11, fixture.now);
+    fixture.wait();
     fixture.resync(20, "");
     assert_eq!(fixture.events(), [PublisherEvent::Resumed { from: 11 }]);
     let request = fixture.publish(11);
