@@ -1,9 +1,11 @@
 //! The commands `fanout-source`, `fanout-server` and `fanout-client`.
 
 pub(super) mod client;
+mod from_standard_input;
 mod inspector;
 pub(super) mod server;
 pub(super) mod source;
+mod upstream;
 
 use core::{num::NonZeroUsize, time::Duration};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -11,14 +11,16 @@ use tracing::{info, warn};
 use wirestate_core::{
     dial::{Backoff, Dial},
     drive::Clock,
-    fanout::{Config, Feed, Framing, GapPolicy, LagPolicy, Subscriber, Upstream},
+    fanout::{self, Config, Feed, Framing, GapPolicy, LagPolicy, Subscriber},
     quantity::Seconds,
     shared::Shared,
     shutdown::ShutdownHandle,
 };
 use wirestate_tls::Client;
 
-use super::{MAX_MESSAGE, message_size};
+use super::{
+    MAX_MESSAGE, from_standard_input::read_standard_input, message_size, upstream::Upstream,
+};
 use crate::{
     CommandError, CommandRuntime,
     jitter::jitter_seed,
@@ -36,10 +38,13 @@ use crate::{
 /// size, the upstream must begin each connection with a complete message.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServerFlags {
-    /// The address that the messages come from, HOST:PORT or unix:PATH
+    /// The address that the messages come from, HOST:PORT or unix:PATH; or `-` for standard input
+    ///
+    /// At the end of standard input, each subscriber gets all that was published, and the server
+    /// ends.
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
-          value_parser = values::remote)]
-    upstream: String,
+          value_parser = Upstream::parse)]
+    upstream: Upstream,
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
           value_parser = values::listen, help = values::LISTEN_HELP)]
     listen: String,
@@ -162,7 +167,22 @@ impl ServerFlags {
             ));
         }
         self.server.check()?;
-        self_upstream::check(&self.upstream, listen)
+        match &self.upstream {
+            Upstream::Address(address) => self_upstream::check(address, listen),
+            Upstream::StandardInput if self.upstream_tls.is_enabled() => {
+                Err("--upstream-tls needs a server, and --upstream - is standard input".into())
+            }
+            Upstream::StandardInput if self.upstream_idle_timeout.0.is_some() => {
+                Err("--upstream-idle-timeout needs a server, and --upstream - is standard input"
+                    .into())
+            }
+            Upstream::StandardInput => Ok(()),
+        }
+    }
+
+    /// Whether the server reads standard input, which a process has only once.
+    pub(crate) fn reads_standard_input(&self) -> bool {
+        self.upstream == Upstream::StandardInput
     }
 }
 
@@ -190,21 +210,35 @@ pub(crate) fn prepare<R: CommandRuntime>(
         .with_replay(flags.replay);
     let feed = Feed::new(config).map_err(CommandError::Config)?;
     let settings = flags.server.settings::<R>(share)?.with_metrics(feed.clone());
-    let upstream_tls = flags.upstream_tls.load(&flags.upstream, flags.connect_timeout)?;
+    let address = flags.upstream.address();
+    let upstream_tls = match address {
+        Some(address) => flags.upstream_tls.load(address, flags.connect_timeout)?,
+        None => None,
+    };
     let settings = settings.with_files_of(upstream_tls.clone());
     let subscriber = {
         let feed = feed.clone();
         move |_: &_, now| Subscriber::new(&feed, now)
     };
-    let settings = settings.with_upstreams(vec![flags.upstream.clone()]);
+    let settings = settings.with_upstreams(address.map(Into::into).into_iter().collect());
     Ok(settings.start(flags.listen, move |starting: &Starting<'_, R>| {
-        let runtime = starting.runtime.clone();
-        let dial = Dial::new(flags.upstream, Backoff::new(jitter_seed()))
-            .with_server(name.clone())
-            .with_connect_timeout(flags.connect_timeout.0);
-        let shutdown = dial.shutdown.clone();
-        let reading = read_upstream(&runtime, dial, &feed, upstream_tls.map(|tls| tls.client));
-        runtime.spawn(reading).map_err(CommandError::Spawn)?;
+        let (runtime, shutdown) = (starting.runtime.clone(), ShutdownHandle::new());
+        match flags.upstream {
+            Upstream::Address(address) => {
+                let dial = Dial::new(address, Backoff::new(jitter_seed()))
+                    .with_server(name.clone())
+                    .with_connect_timeout(flags.connect_timeout.0)
+                    .with_shutdown(shutdown.clone());
+                let tls = upstream_tls.map(|tls| tls.client);
+                runtime.spawn(read_upstream(&runtime, dial, &feed, tls))
+            }
+            Upstream::StandardInput => {
+                let (handle, failure) = (starting.handle.clone(), starting.failure.clone());
+                let (feed, shutdown) = (feed.clone(), shutdown.clone());
+                runtime.spawn(read_standard_input(&runtime, feed, handle, shutdown, failure)?)
+            }
+        }
+        .map_err(CommandError::Spawn)?;
         Ok(starting.serve(subscriber).on_end(move |stage| match stage {
             Stage::Draining => shutdown.drain(),
             Stage::Retired => {
@@ -257,7 +291,7 @@ pub(crate) fn read_upstream<R: CommandRuntime>(
 ) -> impl Future<Output = ()> + Send + 'static {
     let (runtime, feed) = (runtime.clone(), feed.clone());
     async move {
-        let upstream = |now| tls::around(tls.as_ref(), Upstream::new(&feed, now), now);
+        let upstream = |now| tls::around(tls.as_ref(), fanout::Upstream::new(&feed, now), now);
         dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
     }
 }

@@ -163,6 +163,9 @@ fn server(
     let command = ServerCommand::from_arg_matches(&matches)
         .map_err(|error| Mistake::new(at(), message(&error)))?;
     command.check().map_err(|conflict| Mistake::new(at(), conflict))?;
+    if command.reads_standard_input() {
+        return Err(Mistake::new(at(), "a server of a file cannot read standard input"));
+    }
     let flags = matches.subcommand().map(|(_, flags)| flags);
     let listen = flags.and_then(|flags| flags.get_one::<String>("listen")).cloned();
     let definition = Definition { name: name.into(), command, words: line };
@@ -378,6 +381,10 @@ mod tests {
             (
                 "[servers.a]\ncommand = 'proxy'\nupstream = []",
                 "f:3:12: 'upstream' is an empty list: expected a value",
+            ),
+            (
+                "[servers.a]\ncommand = 'fanout-server'\nupstream = '-'",
+                "f:1:1: a server of a file cannot read standard input",
             ),
             (
                 &format!("{server}[server.b]"),

@@ -28,6 +28,16 @@ impl ServerCommand {
         }
     }
 
+    /// Whether the server reads standard input, which a process has only once.
+    pub(crate) fn reads_standard_input(&self) -> bool {
+        match self {
+            Self::FanoutServer(flags) => flags.reads_standard_input(),
+            Self::EchoServer(_) | Self::AppServer(_) | Self::FanoutSource(_) | Self::Proxy(_) => {
+                false
+            }
+        }
+    }
+
     /// Reads the server's files. The server gets a share of the process's open files. Its log lines
     /// have its `name`.
     ///

@@ -9,7 +9,7 @@ use wirestate_core::{
     proxy_protocol::{self, HeaderPolicy},
     runtime::{Address, Runtime},
     serve::{self, ServerHandle},
-    shared::Shared,
+    shared::{Lock, Shared},
     status::{Metric, MetricsSource},
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Starting<'a, R> {
     pub(crate) settings: &'a ServerSettings,
     pub(crate) handle: &'a ServerHandle,
     pub(crate) addresses: &'a [Address],
+    /// Why the server ends, if it fails.
+    pub(crate) failure: &'a Shared<Lock<Option<CommandError>>>,
 }
 
 /// What serves the connections of a server.

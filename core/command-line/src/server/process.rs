@@ -194,11 +194,13 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         for address in &addresses {
             log::report_ready(&self.context.log, address, name);
         }
+        let failure = Shared::default();
         let starting = Starting {
             runtime: self.runtime,
             settings: &settings,
             handle: &handle,
             addresses: &addresses,
+            failure: &failure,
         };
         let Serving { connect, on_end } = start(&starting)?;
         let connect = Shared::new(Lock::new(connect));
@@ -221,7 +223,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             on_end,
             serving: Box::pin(serving),
             state: State::Current,
-            failure: Shared::default(),
+            failure,
         });
         Ok(())
     }
@@ -396,6 +398,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             settings: &settings,
             handle: &running.handle,
             addresses: &running.addresses,
+            failure: &running.failure,
         };
         let Serving { connect, on_end } = start(&starting)?;
         running.handle.reconfigure(&settings.config);
