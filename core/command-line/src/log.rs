@@ -191,6 +191,11 @@ pub(super) fn report_ready(flags: &Flags, address: &Address, server: Option<&str
     }
 }
 
+/// Logs the ready line of a server that does not listen: it is ready to do `what`.
+pub(super) fn report_ready_to(what: &str, server: Option<&str>) {
+    info!(target: READY, server, "ready to {what}");
+}
+
 /// Logs the address at which a server's status is served.
 pub(super) fn report_status(flags: &Flags, address: &Address, has_tls: bool) {
     let scheme = match address {

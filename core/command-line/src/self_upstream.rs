@@ -20,13 +20,14 @@ pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
 }
 
 /// Returns an error if one of `upstreams` is a server that listens on the addresses `own`, as
-/// `listen` configures it. Resolves host names, which can take seconds.
+/// `listen` configures it. A server that does not listen is none. Resolves host names, which can take seconds.
 pub(super) async fn find<R: CommandRuntime>(
     runtime: &R,
     upstreams: &[String],
-    listen: &str,
+    listen: Option<&str>,
     own: &[Address],
 ) -> Result<(), CommandError> {
+    let Some(listen) = listen else { return Ok(()) };
     // With an inherited socket, only host names are checked: the proxy detects the other cases.
     let is_inherited = SocketSelector::parse(listen).is_some();
     let is_name = |upstream: &&String| {

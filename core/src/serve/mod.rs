@@ -204,6 +204,12 @@ impl<R: Runtime> Server<R> {
         Self { runtime, listeners, handle: ServerHandle::default(), idle: None }
     }
 
+    /// A server that does not listen, for a program that only connects to others. It has no
+    /// connections; it can be drained as any other.
+    pub fn without_listener(runtime: R) -> Self {
+        Self::with_listeners(runtime, Listeners::new(Vec::new()))
+    }
+
     /// Adds a listener. The server accepts from all of them in turn.
     pub fn with_listener(mut self, listener: R::Listener) -> Self {
         self.listeners.push(listener);
@@ -227,8 +233,8 @@ impl<R: Runtime> Server<R> {
         self.handle.clone()
     }
 
-    /// The addresses that it listens on, at least one, with the ports that the kernel chose for
-    /// port 0.
+    /// The addresses that it listens on, with the ports that the kernel chose for port 0. At least
+    /// one, except of a server [without a listener](Self::without_listener).
     ///
     /// # Errors
     /// The operating system cannot report an address (getsockname(2)).

@@ -6,6 +6,7 @@ mod limits;
 mod prepared;
 mod process;
 mod reload;
+mod tasks;
 
 use wirestate_core::shared::Shared;
 

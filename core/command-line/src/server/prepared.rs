@@ -10,17 +10,20 @@ use wirestate_core::{
     runtime::{Address, Runtime},
     serve::{self, ServerHandle},
     shared::{Lock, Shared},
+    shutdown::ShutdownHandle,
     status::{Metric, MetricsSource},
 };
 
 use crate::{
     CommandError, CommandRuntime,
+    server::tasks::Task,
     tls::{ServerTls, UpstreamTls},
 };
 
 /// A server that is ready to listen.
 pub(crate) struct Prepared<R: CommandRuntime> {
-    pub(super) listen: String,
+    /// `None`: it listens nowhere.
+    pub(super) listen: Option<String>,
     pub(super) settings: ServerSettings,
     pub(super) start: Box<StartFn<R>>,
 }
@@ -28,7 +31,7 @@ pub(crate) struct Prepared<R: CommandRuntime> {
 /// Starts to serve, on the addresses of a server that listens.
 type StartFn<R> = dyn FnOnce(&Starting<'_, R>) -> Result<Serving<R>, CommandError> + Send;
 
-/// A server that listens.
+/// A server that listens, if it has an address.
 pub(crate) struct Starting<'a, R> {
     pub(crate) runtime: &'a R,
     pub(crate) settings: &'a ServerSettings,
@@ -42,6 +45,7 @@ pub(crate) struct Starting<'a, R> {
 pub(crate) struct Serving<R: Runtime> {
     pub(super) connect: Box<ConnectFn<R>>,
     pub(super) on_end: EndFn,
+    pub(super) tasks: Vec<Task>,
 }
 
 /// Is called at each [`Stage`] of a server's end.
@@ -58,9 +62,9 @@ pub(crate) type ConnectionTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) enum Stage {
     /// After a second at most, no further connection comes. The open ones continue.
     Retired,
-    /// The connections are drained.
+    /// The connections are drained, and the tasks should end.
     Draining,
-    /// The server has ended, and was not replaced.
+    /// The server has ended with all its tasks, and was not replaced.
     Stopped,
 }
 
@@ -76,6 +80,8 @@ pub(crate) struct ServerSettings {
     pub(super) files: Vec<Shared<dyn ReloadFiles>>,
     /// The addresses that the server connects to.
     pub(super) upstreams: Vec<String>,
+    /// What the server does if it does not listen, for its ready line.
+    pub(super) purpose: String,
 }
 
 /// Files that a server has read, and can read again.
@@ -106,6 +112,7 @@ impl ServerSettings {
             metrics: ServerMetrics::default(),
             files: Vec::new(),
             upstreams: Vec::new(),
+            purpose: String::new(),
         };
         match tls {
             None => settings,
@@ -122,6 +129,11 @@ impl ServerSettings {
     /// Sets the addresses that the server connects to. None of them may be the server itself.
     pub(crate) fn with_upstreams(self, upstreams: Vec<String>) -> Self {
         Self { upstreams, ..self }
+    }
+
+    /// Sets what the server does if it does not listen, for its ready line.
+    pub(crate) fn with_purpose(self, purpose: String) -> Self {
+        Self { purpose, ..self }
     }
 
     /// Adds files that a reload reads again.
@@ -151,17 +163,30 @@ impl ServerSettings {
         self.start(listen, |starting| Ok(starting.serve(machine)))
     }
 
-    /// A server that listens on `listen` and then calls `start`.
+    /// A server that listens on `listen`, if that is given, and then calls `start`.
     pub(crate) fn start<R: CommandRuntime>(
         self,
-        listen: String,
+        listen: impl Into<Option<String>>,
         start: impl FnOnce(&Starting<'_, R>) -> Result<Serving<R>, CommandError> + Send + 'static,
     ) -> Prepared<R> {
-        Prepared { listen, settings: self, start: Box::new(start) }
+        Prepared { listen: listen.into(), settings: self, start: Box::new(start) }
     }
 }
 
 impl<R: CommandRuntime> Starting<'_, R> {
+    /// Starts a task beside the connections, such as one that reads from an upstream. It ends after
+    /// a request to `shutdown`, which `on_end` of [`Serving`] makes at [`Stage::Draining`].
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn spawn(
+        &self,
+        shutdown: &ShutdownHandle,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Task, CommandError> {
+        Task::spawn(self.runtime, shutdown, task)
+    }
+
     /// Runs a machine on each connection: after the PROXY header and within TLS, if the settings
     /// ask for them.
     pub(crate) fn serve<M>(
@@ -210,7 +235,13 @@ pub(crate) fn task(mut future: impl Future + Unpin + Send + 'static) -> Connecti
 
 impl<R: Runtime> Serving<R> {
     pub(crate) fn new(connect: Box<ConnectFn<R>>) -> Self {
-        Self { connect, on_end: Box::new(|_| {}) }
+        Self { connect, on_end: Box::new(|_| {}), tasks: Vec::new() }
+    }
+
+    /// Adds a task that the server's end waits for.
+    pub(crate) fn with_task(mut self, task: Task) -> Self {
+        self.tasks.push(task);
+        self
     }
 
     /// Calls `on_end` at each stage of the end.

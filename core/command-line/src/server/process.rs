@@ -5,7 +5,8 @@ use core::{
     future::poll_fn,
     mem,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 use std::io;
 
@@ -23,6 +24,7 @@ use super::{
     Definition, ProcessFlags, Share, Source,
     prepared::{ConnectFn, EndFn, Prepared, ReloadFiles, Serving, Stage, Starting},
     reload::{self, Change, Current, CurrentServer, LoadedFiles, Plan},
+    tasks::Tasks,
 };
 use crate::{
     CommandError, CommandRuntime, ServerContext,
@@ -65,13 +67,14 @@ pub(crate) async fn run<R: CommandRuntime>(
     let binding = async {
         let (mut bound, sockets) = (Vec::new(), &context.sockets);
         for (definition, prepared) in prepared {
-            let server = bind(runtime, &prepared.listen, &definition.name, sockets).await?;
+            let listen = prepared.listen.as_deref();
+            let server = bind(runtime, listen, &definition.name, sockets).await?;
             bound.push((definition, prepared, server));
         }
         let status = match status {
             None => None,
             Some((address, status)) => {
-                Some((bind(runtime, address, &STATUS.into(), sockets).await?, status))
+                Some((bind(runtime, Some(address), &STATUS.into(), sockets).await?, status))
             }
         };
         Ok((bound, status))
@@ -138,7 +141,7 @@ struct Process<'a, R: CommandRuntime> {
 struct Running<R: CommandRuntime> {
     definition: Definition,
     /// As configured.
-    listen: String,
+    listen: Option<String>,
     addresses: Vec<Address>,
     handle: ServerHandle,
     upstreams: Vec<String>,
@@ -149,6 +152,13 @@ struct Running<R: CommandRuntime> {
     on_end: EndFn,
     /// Accepts connections and, unless the server moves, waits for their end.
     serving: Pin<Box<dyn Future<Output = DrainReport> + Send>>,
+    /// How the connections have ended.
+    report: Option<DrainReport>,
+    /// What the end of the server waits for after that of its connections.
+    tasks: Tasks,
+    clock: R::Clock,
+    drain_timeout: Option<Duration>,
+    is_draining: bool,
     state: State,
     failure: Shared<Lock<Option<CommandError>>>,
 }
@@ -168,7 +178,7 @@ enum State {
 }
 
 impl<'a, R: CommandRuntime> Process<'a, R> {
-    /// Starts a server that listens. If a server of that name was removed, or moves, the new one
+    /// Starts a server. If a server of that name was removed, or moves, the new one
     /// has its table of connections.
     fn add(
         &mut self,
@@ -180,19 +190,25 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let earlier = self.servers.iter().position(|running| {
             running.definition.name == definition.name && running.state != State::Moved
         });
-        let handle = match earlier {
-            None => ServerHandle::new(settings.config.clone().with_name(definition.name.clone())),
+        let (handle, mut tasks) = match earlier {
+            None => {
+                let config = settings.config.clone().with_name(definition.name.clone());
+                (ServerHandle::new(config), Tasks::default())
+            }
             Some(index) => {
                 let handle = self.servers[index].handle.clone();
-                self.hand_table_over(index);
+                let tasks = self.hand_over(index);
                 handle.reconfigure(&settings.config);
-                handle.with_shutdown(ShutdownHandle::new())
+                (handle.with_shutdown(ShutdownHandle::new()), tasks)
             }
         };
         let addresses = addresses(&server)?;
         let name = self.source.has_names().then_some(&*definition.name);
         for address in &addresses {
             log::report_ready(&self.context.log, address, name);
+        }
+        if addresses.is_empty() {
+            log::report_ready_to(&settings.purpose, name);
         }
         let failure = Shared::default();
         let starting = Starting {
@@ -202,7 +218,8 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             addresses: &addresses,
             failure: &failure,
         };
-        let Serving { connect, on_end } = start(&starting)?;
+        let Serving { connect, on_end, tasks: new_tasks } = start(&starting)?;
+        tasks.add(new_tasks);
         let connect = Shared::new(Lock::new(connect));
         let serving = {
             let connect = connect.clone();
@@ -222,15 +239,22 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             connect,
             on_end,
             serving: Box::pin(serving),
+            report: None,
+            tasks,
+            clock: self.runtime.clock(),
+            drain_timeout: settings.config.drain_timeout,
+            is_draining: false,
             state: State::Current,
             failure,
         });
         Ok(())
     }
 
-    /// Leaves the table of connections of a server to another one.
-    fn hand_table_over(&mut self, index: usize) {
+    /// Leaves the table of connections of a server to another one, and returns its tasks, which are
+    /// the other one's as well.
+    fn hand_over(&mut self, index: usize) -> Tasks {
         let running = &mut self.servers[index];
+        let tasks = mem::take(&mut running.tasks);
         match running.state {
             State::Current => running.retire(State::Moved),
             // It accepts the backlog.
@@ -238,6 +262,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             // It waits for the end of all connections, which are the other server's now.
             State::Ending => drop(self.servers.remove(index)),
         }
+        tasks
     }
 
     /// Checks in the background that no server is its own upstream, and ends it otherwise.
@@ -247,7 +272,8 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             let (listen, own) = (running.listen.clone(), running.addresses.clone());
             let (handle, failure) = (running.handle.clone(), running.failure.clone());
             let check = async move {
-                let found = self_upstream::find(&runtime, &upstreams, &listen, &own).await;
+                let found =
+                    self_upstream::find(&runtime, &upstreams, listen.as_deref(), &own).await;
                 if let Err(error) = found {
                     failure.with(|failure| *failure = Some(error));
                     handle.abort();
@@ -279,7 +305,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
                 // A server that moves has left its connections to the other one.
                 let drained = self.servers.iter_mut().filter(|it| it.state != State::Moved);
                 for running in drained {
-                    (running.on_end)(Stage::Draining);
+                    running.begin_drain();
                     running.handle.drain();
                 }
             }
@@ -329,8 +355,10 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             Ok(plan) => self.carry_out(plan),
         }
         let sockets = &self.context.sockets;
-        let inheriting =
-            self.current().filter(|running| SocketSelector::parse(&running.listen).is_some());
+        let inherits = |listen: &Option<String>| {
+            listen.as_deref().is_some_and(|listen| SocketSelector::parse(listen).is_some())
+        };
+        let inheriting = self.current().filter(|running| inherits(&running.listen));
         let names = inheriting.map(|running| running.definition.name.clone());
         sockets.keep_for(&names.chain([STATUS.into()]).collect::<Vec<_>>());
         systemd::notify_loaded();
@@ -400,7 +428,9 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             addresses: &running.addresses,
             failure: &running.failure,
         };
-        let Serving { connect, on_end } = start(&starting)?;
+        let Serving { connect, on_end, tasks } = start(&starting)?;
+        running.tasks.add(tasks);
+        running.drain_timeout = settings.config.drain_timeout;
         running.handle.reconfigure(&settings.config);
         running.connect.with(|current| *current = connect);
         running.metrics = Shared::new(settings.metrics);
@@ -415,16 +445,10 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
     fn poll_servers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut index = 0;
         while let Some(running) = self.servers.get_mut(index) {
-            let Poll::Ready(report) = running.serving.as_mut().poll(cx) else {
+            let Poll::Ready(report) = running.poll_ended(self.runtime, cx) else {
                 index += 1;
                 continue;
             };
-            if running.state == State::Removed {
-                running.state = State::Ending;
-                let (handle, mut clock) = (running.handle.clone(), self.runtime.clock());
-                running.serving = Box::pin(async move { handle.ended(&mut clock).await });
-                continue;
-            }
             let running = self.servers.remove(index);
             let name = running.definition.name.clone();
             if let Some(error) = running.end(report, self.source.has_names()) {
@@ -454,6 +478,36 @@ impl<R: CommandRuntime> Running<R> {
         self.state = state;
         self.handle.soft_stop();
         (self.on_end)(Stage::Retired);
+    }
+
+    /// Tells the tasks that a drain has begun.
+    fn begin_drain(&mut self) {
+        if !mem::replace(&mut self.is_draining, true) {
+            (self.on_end)(Stage::Draining);
+            self.tasks.limit(self.drain_timeout, self.clock.now());
+        }
+    }
+
+    /// Ready when the connections and the tasks have ended.
+    fn poll_ended(&mut self, runtime: &R, cx: &mut Context<'_>) -> Poll<DrainReport> {
+        while self.report.is_none() {
+            let report = ready!(self.serving.as_mut().poll(cx));
+            if self.state == State::Removed {
+                self.state = State::Ending;
+                let (handle, mut clock) = (self.handle.clone(), runtime.clock());
+                self.serving = Box::pin(async move { handle.ended(&mut clock).await });
+                continue;
+            }
+            match self.handle.shutdown().requested() {
+                Shutdown::None | Shutdown::SoftStop => {}
+                // Also of a server that has drained itself.
+                Shutdown::Drain => self.begin_drain(),
+                Shutdown::Immediate => self.tasks.abort(self.clock.now()),
+            }
+            self.report = Some(report);
+        }
+        ready!(self.tasks.poll_ended(&mut self.clock, cx));
+        Poll::Ready(self.report.take().unwrap_or_default())
     }
 
     /// Logs the end of the server, with its name if `is_named`. Returns why it has failed.
@@ -513,13 +567,14 @@ async fn serve_status<R: CommandRuntime>(
     server.serve(|entry, now| tls.machine(status.machine(now), entry, now)).await
 }
 
-/// Listens on `address`. `user` is the name of the server.
+/// Listens on `address`, if that is given. `user` is the name of the server.
 pub(super) async fn bind<R: CommandRuntime>(
     runtime: &R,
-    address: &str,
+    address: Option<&str>,
     user: &Shared<str>,
     sockets: &InheritedSockets,
 ) -> Result<Server<R>, CommandError> {
+    let Some(address) = address else { return Ok(Server::without_listener(runtime.clone())) };
     let server = match SocketSelector::parse(address) {
         Some(selector) => sockets.take(selector, user).and_then(|sockets| {
             let mut listeners = sockets.into_iter().map(|socket| runtime.listen_inherited(socket));

@@ -55,7 +55,7 @@ pub(super) struct Current {
 pub(super) struct CurrentServer {
     pub(super) name: Shared<str>,
     pub(super) words: Vec<String>,
-    pub(super) listen: String,
+    pub(super) listen: Option<String>,
     pub(super) addresses: Vec<Address>,
     pub(super) files: Vec<Shared<dyn ReloadFiles>>,
 }
@@ -105,10 +105,12 @@ pub(super) async fn plan<R: CommandRuntime>(
             addresses
         } else {
             let sockets = &context.sockets;
-            let server = bind(runtime, &server.listen, &definition.name, sockets).await?;
+            let listen = server.listen.as_deref();
+            let server = bind(runtime, listen, &definition.name, sockets).await?;
             addresses(listening.insert(server))?
         };
-        let check = self_upstream::find(runtime, &server.settings.upstreams, &server.listen, &own);
+        let (upstreams, listen) = (&server.settings.upstreams, server.listen.as_deref());
+        let check = self_upstream::find(runtime, upstreams, listen, &own);
         // Without an answer, the proxy detects its own connections.
         if let Ok(Err(error)) = within(&mut clock, Some(RESOLVE_TIMEOUT), check).await {
             return Err(error);
