@@ -1,5 +1,6 @@
 //! The client of a NATS server: alone under any script, with servers that are none, in the
-//! simulator against a model of a server, and on three runtimes against a real one.
+//! simulator against a model of a cluster, and on three runtimes against a real one. The model is
+//! compared with a real server.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
@@ -15,6 +16,7 @@ mod model;
 mod operations;
 mod real_server;
 mod simulated;
+mod wire;
 
 /// What a server begins with.
 const INFO: &str = "INFO {\"server_id\":\"S\",\"client_id\":7,\"max_payload\":100,\"headers\":true,\
