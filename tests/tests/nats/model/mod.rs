@@ -1,7 +1,7 @@
 //! A model of a cluster of servers with `JetStream`: what one node receives, all deliver.
 //!
-//! The replies and their texts are those of a real server ([`Version`]); the module `wire` compares them.
-//! Time is the virtual time of the hosts. The cluster is one state: a node is a place where
+//! The replies and their texts are those of a real server ([`Version`]); the module `wire` compares
+//! them. Time is the virtual time of the hosts. The cluster is one state: a node is a place where
 //! connections end, where consumers live, and which may be the leader. So what depends on the
 //! network between the nodes is set from outside: how long a publication is under way from its node
 //! to the leader ([`Cluster::set_route_delay`]), and how long a majority takes to store it

@@ -99,8 +99,8 @@ impl Steps {
         self.add(NEXT, "", "{\"batch\":1,\"max_bytes\":1000,\"expires\":9000000000}");
         self.add(NEXT, "", "{\"batch\":1,\"no_wait\":true}");
         self.add(NEXT, "", "{\"batch\":1,\"expires\":100000000,\"idle_heartbeat\":60000000}");
-        self.add(NEXT, "", "{\"batch\":3,\"expires\":250000000,\"idle_heartbeat\":100000000}");
-        self.wait(400);
+        self.add(NEXT, "", "{\"batch\":3,\"expires\":590000000,\"idle_heartbeat\":200000000}");
+        self.wait(700);
         self.add(NEXT, "", "{\"batch\":3,\"expires\":9000000000}");
         self.add(NEXT, "", "{\"batch\":2,\"max_bytes\":1000,\"expires\":9000000000}");
         self.add("feed", "Nats-Msg-Id: 1-4\r\n", "five\n");
@@ -122,7 +122,7 @@ impl Steps {
         self.add("$JS.API.CONSUMER.CREATE.F.c", "", &far);
         self.add(NEXT, "", "{\"batch\":5,\"expires\":9000000000}");
         self.add(NEXT, "", "{\"batch\":5,\"expires\":9000000000}");
-        self.add(NEXT, "", "{\"batch\":5,\"expires\":9000000000,\"idle_heartbeat\":4000000000}");
+        self.add(NEXT, "", "{\"batch\":5,\"expires\":9000000000,\"idle_heartbeat\":7000000000}");
         self.add("feed", "", "nine\n");
         self.add("$JS.API.STREAM.PURGE.G", "", "");
         self.add("$JS.API.STREAM.DELETE.F", "", "");
@@ -149,7 +149,7 @@ impl Steps {
     /// Takes a lease in a bucket, renews and releases it, and lets it expire.
     fn lease(&mut self) {
         let bucket = "{\"name\":\"KV_l\",\"subjects\":[\"$KV.l.>\"],\"max_msgs_per_subject\":1,\
-                  \"max_age\":400000000,\"duplicate_window\":400000000,\"discard\":\"new\",\
+                  \"max_age\":700000000,\"duplicate_window\":700000000,\"discard\":\"new\",\
                   \"allow_rollup_hdrs\":true,\"deny_delete\":true,\"allow_direct\":true}";
         self.add("$JS.API.STREAM.CREATE.KV_l", "", bucket);
         self.add(LEASE, "Nats-Expected-Last-Subject-Sequence: 0\r\n", "a");
@@ -163,7 +163,7 @@ impl Steps {
         self.add("$JS.API.STREAM.MSG.GET.KV_l", "", "{\"last_by_subj\":\"$KV.l.lease\"}");
         self.add(LEASE, "Nats-Expected-Last-Subject-Sequence: 0\r\n", "b");
         self.add(LEASE, "Nats-Expected-Last-Subject-Sequence: 3\r\n", "b");
-        self.wait(700);
+        self.wait(1000);
         self.add("$JS.API.STREAM.MSG.GET.KV_l", "", "{\"last_by_subj\":\"$KV.l.lease\"}");
         self.add(LEASE, "Nats-Expected-Last-Subject-Sequence: 0\r\n", "a");
         self.add("$JS.API.STREAM.INFO.KV_l", "", "");
