@@ -94,8 +94,8 @@ pub struct IngestHandle {
 #[derive(Clone, Copy, Debug, Default)]
 struct IngestState {
     counters: IngestCounters,
-    /// Until when the lease is held, if it is not renewed.
-    held_until: Option<Instant>,
+    /// Whether the ingest has held the lease, and no other process has it since.
+    is_active: bool,
 }
 
 impl IngestHandle {
@@ -118,19 +118,19 @@ impl IngestHandle {
         LeaseWatch { slot: self.lease.join(), state: self.state.clone() }
     }
 
-    pub(super) fn set(&self, counters: IngestCounters, held_until: Option<Instant>) {
-        let state = IngestState { counters, held_until };
+    pub(super) fn set(&self, counters: IngestCounters, is_active: bool) {
+        let state = IngestState { counters, is_active };
         let before = self.state.with(|own| mem::replace(own, state));
-        if before.held_until.is_some() != held_until.is_some() {
+        if before.is_active != is_active {
             self.lease.wake_all();
         }
     }
 }
 
-/// Says whether an [`Ingest`](super::Ingest) holds the lease.
+/// Says whether an [`Ingest`](super::Ingest) is the one that publishes.
 ///
-/// A standby must not take the place of the holder at a source that serves one client. So connect
-/// to the source while the lease is held.
+/// A standby must not take the place of the active one at a source that serves one client. So
+/// connect to the source while the ingest is active.
 #[derive(Debug)]
 pub struct LeaseWatch {
     slot: WakerSlot,
@@ -138,12 +138,13 @@ pub struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Until when the lease is held, if it is not renewed meanwhile; `None`: it is not held. Call
-    /// it again at that time, and when `cx` is woken.
+    /// Whether the ingest is active: it has acquired the lease, and no other process has it since.
+    /// `cx` is woken when that changes.
     ///
-    /// The lease of an ingest without a connection expires as well: then another process has it.
-    pub fn poll(&self, now: Instant, cx: &Context<'_>) -> Option<Instant> {
+    /// An ingest whose lease has expired stays active until it learns of another holder. So the
+    /// source is held, and nothing is lost, while the servers are away.
+    pub fn poll(&self, cx: &Context<'_>) -> bool {
         self.slot.register(cx);
-        self.state.with(|state| state.held_until).filter(|until| now < *until)
+        self.state.with(|state| state.is_active)
     }
 }

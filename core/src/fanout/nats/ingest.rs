@@ -13,7 +13,8 @@ use crate::{
     nats::{
         Client, Config, Incoming, Session,
         jetstream::{
-            EpochEnd, Lease, LeaseConfig, LeaseEvent, Publisher, PublisherEvent, StreamConfig,
+            EpochEnd, Lease, LeaseConfig, LeaseEvent, LeaseLost, Publisher, PublisherEvent,
+            StreamConfig,
         },
     },
     shared::Shared,
@@ -35,9 +36,11 @@ use crate::{
 ///
 /// # Lease
 ///
-/// One of several ingests publishes; the others wait ([`Lease`]). When the lease is lost, the
-/// messages that were not acknowledged are dropped and counted, because another process goes on
-/// with its own. [`IngestHandle::watch_lease`] says when to connect to the source.
+/// One of several ingests publishes; the others wait ([`Lease`]). [`IngestHandle::watch_lease`] says
+/// when to connect to the source. When the lease is lost, nothing is published until it is acquired
+/// again. If another process has published meanwhile, the messages that were not acknowledged are
+/// dropped and counted, because they are older. Otherwise the epoch goes on, so that nothing is
+/// lost if the servers are away for longer than the lease.
 ///
 /// # Shutdown
 ///
@@ -66,6 +69,10 @@ pub struct Ingest {
     /// first one.
     feed_epoch: Option<u64>,
     stage: Stage,
+    /// Whether this ingest has held the lease, and no other process has it since.
+    is_active: bool,
+    /// The lease was lost in the present epoch: another process may have published since.
+    was_lost: bool,
     is_draining: bool,
     log: LogLimit,
     name: Option<Shared<str>>,
@@ -115,6 +122,8 @@ impl Ingest {
             position: 0,
             feed_epoch: None,
             stage: Stage::Standby,
+            is_active: false,
+            was_lost: false,
             is_draining: false,
             log: LogLimit::default(),
             name: None,
@@ -164,21 +173,30 @@ impl Ingest {
             LeaseEvent::BucketCreated => info!(server, "created the bucket of the lease"),
             LeaseEvent::Taken { holder } => {
                 info!(server, holder, "another process holds the lease: standing by");
+                self.is_active = false;
             }
             LeaseEvent::Acquired { epoch } => {
-                info!(server, epoch, "acquired the lease: publishing");
-                self.begin_epoch(epoch, now);
+                self.is_active = true;
+                if self.publisher.epoch().is_some() {
+                    info!(server, "acquired the lease again");
+                    self.publisher.resume();
+                    self.stage = Stage::Publishing;
+                } else {
+                    info!(server, epoch, "acquired the lease: publishing");
+                    self.begin_epoch(epoch, now);
+                }
             }
             LeaseEvent::Renewed { epoch } => {
                 info!(server, epoch, "a new epoch begins");
                 self.begin_epoch(epoch, now);
             }
             LeaseEvent::Lost(reason) => {
-                self.publisher.end_epoch();
-                let skipped = self.skip();
+                warn!(server, "lost the lease: {reason}");
+                self.is_active &= !matches!(reason, LeaseLost::Taken { .. });
+                self.publisher.suspend();
                 self.stage = Stage::Standby;
+                self.was_lost = true;
                 self.counters.leases_lost += 1;
-                warn!(server = self.name.as_deref(), skipped, "lost the lease: {reason}");
             }
             LeaseEvent::Waiting(problem) => {
                 if let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now) {
@@ -197,6 +215,7 @@ impl Ingest {
         self.publisher.begin_epoch(epoch, from, now);
         self.stage = Stage::Publishing;
         self.feed_epoch = None;
+        self.was_lost = false;
         self.counters.epochs += 1;
     }
 
@@ -225,9 +244,21 @@ impl Ingest {
                 if let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now) {
                     warn!(server, suppressed, "messages may be missing: {end}");
                 }
-                if let EpochEnd::Refused { .. } = end {
-                    self.counters.rejected += 1;
-                    self.acknowledge(self.publisher.position());
+                match end {
+                    EpochEnd::Refused { .. } => {
+                        self.counters.rejected += 1;
+                        self.acknowledge(self.publisher.position());
+                    }
+                    // Another process has gone on with messages of its own.
+                    EpochEnd::HigherEpoch { .. } if self.was_lost => {
+                        let skipped = self.skip();
+                        warn!(server = self.name.as_deref(), skipped, "dropped messages");
+                    }
+                    EpochEnd::HigherEpoch { .. }
+                    | EpochEnd::Lost { .. }
+                    | EpochEnd::Changed { .. }
+                    | EpochEnd::Replaced
+                    | EpochEnd::Foreign { .. } => {}
                 }
                 self.renew(above);
             }
@@ -336,8 +367,7 @@ impl Ingest {
         };
         self.counters.in_flight = self.publisher.in_flight() as u64;
         self.counters.sequence = self.publisher.sequence().unwrap_or(self.counters.sequence);
-        let held_until = self.lease.held_until().filter(|_| self.counters.epoch.is_some());
-        self.handle.set(self.counters, held_until);
+        self.handle.set(self.counters, self.is_active);
     }
 
     /// Whether all messages of the feed are acknowledged, or dropped.
@@ -395,14 +425,15 @@ impl Session for Ingest {
     fn shut_down(&mut self, client: Option<&mut Client>, now: Instant) {
         self.is_draining = true;
         // A standby has nothing to publish.
-        if let (Some(client), Stage::Standby) = (client, self.stage) {
+        if let (Some(client), false) = (client, self.is_active) {
             client.handle(now, Event::ShutDown);
         }
     }
 
     fn is_done(&self) -> bool {
         match self.stage {
-            Stage::Standby | Stage::Released => true,
+            Stage::Released => true,
+            Stage::Standby => !self.is_active || self.is_empty(),
             Stage::Publishing | Stage::EndingEpoch | Stage::BetweenEpochs => self.is_empty(),
         }
     }

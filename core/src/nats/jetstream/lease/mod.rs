@@ -160,11 +160,6 @@ impl Lease {
         held.map(|held| held.epoch)
     }
 
-    /// Until when the lease is held, if it is not renewed; `None`: it is not held.
-    pub fn held_until(&self) -> Option<Instant> {
-        self.held.filter(|_| !self.is_releasing).map(|held| held.expires)
-    }
-
     /// Renews the lease now, for a new epoch that is higher than the present one and than `above`.
     /// The answer is [`LeaseEvent::Renewed`], or [`LeaseEvent::Lost`]. Without a held lease, it has
     /// no effect.

@@ -111,6 +111,7 @@ pub struct Publisher {
     /// `None` before the first one, and when one has ended.
     epoch: Option<Epoch>,
     is_connected: bool,
+    is_suspended: bool,
     state: State,
     /// The requests without an acknowledgement, the first one for the first unacknowledged
     /// position. They are cancelled by `pump` unless the publisher is ready.
@@ -156,6 +157,7 @@ impl Publisher {
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             epoch: None,
             is_connected: false,
+            is_suspended: false,
             state: State::Idle,
             in_flight: VecDeque::new(),
             refused: None,
@@ -183,6 +185,7 @@ impl Publisher {
         self.position = from;
         self.reported = from;
         self.refused = None;
+        self.is_suspended = false;
         self.state = match (self.is_connected, self.has_failed) {
             (false, _) => State::Idle,
             (true, true) => State::Wait { until: now + self.backoff.next() },
@@ -198,11 +201,34 @@ impl Publisher {
         self.state = State::Idle;
     }
 
+    /// Publishes nothing until [`resume`](Self::resume), such as when the lease has expired. The
+    /// epoch stays.
+    pub fn suspend(&mut self) {
+        self.refused = None;
+        self.is_suspended = true;
+        self.state = State::Idle;
+    }
+
+    /// Goes on with the epoch after [`suspend`](Self::suspend). The stream's last message is read
+    /// before: if somebody else has published meanwhile, the epoch ends
+    /// ([`EpochEnd::HigherEpoch`]).
+    pub fn resume(&mut self) {
+        self.is_suspended = false;
+        if self.is_connected && self.epoch.is_some() {
+            self.state = State::Find;
+        }
+    }
+
+    /// The epoch; `None` before the first one, and when one has ended.
+    pub fn epoch(&self) -> Option<u64> {
+        self.epoch.as_ref().map(|epoch| epoch.number)
+    }
+
     /// Starts on a new connection. Requests on the last one are forgotten.
     pub fn connected(&mut self, client: &mut Client, now: Instant) {
         self.disconnected();
         self.is_connected = true;
-        if self.epoch.is_some() {
+        if self.epoch.is_some() && !self.is_suspended {
             self.state = State::Find;
         }
         self.pump(client, now);
@@ -365,9 +391,9 @@ impl Publisher {
             State::Reading(own, found) if *own == request => {
                 let found = found.clone();
                 match ApiReply::of::<StoredMessage>(reply) {
-                    Ok(message) => self.resume(found, Last::of(&message)),
+                    Ok(message) => self.resume_behind(found, Last::of(&message)),
                     Err(error) if error.code() == Some(ErrorCode::MESSAGE_NOT_FOUND) => {
-                        self.resume(found, Last::None);
+                        self.resume_behind(found, Last::None);
                     }
                     Err(error) => self.fail(PublisherProblem::Read(error), now),
                 }
@@ -441,13 +467,13 @@ impl Publisher {
         }
         let found = Found { created: info.created, last_sequence: info.state.last_sequence };
         if found.last_sequence == 0 {
-            self.resume(found, Last::None);
+            self.resume_behind(found, Last::None);
         } else {
             self.state = State::Read(found);
         }
     }
 
-    fn resume(&mut self, found: Found, last: Last) {
+    fn resume_behind(&mut self, found: Found, last: Last) {
         let Some(epoch) = &mut self.epoch else { return };
         match epoch.resume(self.position, found, last) {
             Ok(from) => {
