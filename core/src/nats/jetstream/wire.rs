@@ -83,7 +83,7 @@ impl Wire {
 
     /// What the client has sent since the last call.
     pub(super) fn requests(&mut self, now: Instant) -> Vec<Request> {
-        let mut buffer = vec![0; 1 << 16];
+        let mut buffer = vec![0; 4096];
         loop {
             let n = drive::collect_into(&mut self.client, &mut buffer, now);
             if n == 0 {

@@ -2,6 +2,8 @@
 
 mod config;
 mod event;
+#[cfg(test)]
+mod tests;
 
 use alloc::{collections::VecDeque, format, string::String};
 use core::time::Duration;

@@ -23,11 +23,11 @@ enum Op {
     /// Replies arrive.
     Deliver(usize, u8),
     LoseReply(usize),
+    /// Requests have timed out, a back-off is over, and the next requests are answered.
+    Resync(usize),
     /// The connection is lost. The server handles what was sent on it later ([`Op::Late`]), but for
     /// the last requests, which are lost.
     Reconnect(usize, u8),
-    /// Requests have timed out, and a back-off is over.
-    TimeOut(usize),
     /// The server handles requests of old connections.
     Late(u8),
     /// A second publisher begins, with a higher epoch.
@@ -149,6 +149,7 @@ impl World {
         let now = Instant::EPOCH;
         let mut world = Self { now, stream, peers: Vec::new(), late: VecDeque::new(), epoch: 0 };
         world.start(0);
+        world.settle();
         world
     }
 
@@ -207,10 +208,14 @@ impl World {
                 peer.wire = Wire::connect(self.now);
                 peer.publisher.connected(&mut peer.wire.client, self.now);
             }
-            Op::TimeOut(index) => {
-                let index = peer(index);
+            Op::Resync(index) => {
                 self.now += Duration::from_secs(5);
-                self.peers[index].wire.time_out(self.now);
+                self.peers[peer(index)].wire.time_out(self.now);
+                self.settle();
+                for _ in 0..3 {
+                    self.apply(Op::Serve(index, u8::MAX));
+                    self.apply(Op::Deliver(index, u8::MAX));
+                }
             }
             Op::Late(count) => {
                 for request in self.late.drain(..self.late.len().min(count.into())) {
@@ -270,7 +275,7 @@ impl World {
     fn heal(&mut self) {
         let last = self.peers.len() - 1;
         for _ in 0..100 {
-            for _ in 0..5 {
+            for _ in 0..10 {
                 self.apply(Op::Offer(last, u8::MAX));
                 self.apply(Op::Serve(last, u8::MAX));
                 self.apply(Op::Deliver(last, u8::MAX));
@@ -279,7 +284,7 @@ impl World {
             if publisher.position() == first + COUNT {
                 return;
             }
-            self.apply(Op::TimeOut(last));
+            self.apply(Op::Resync(last));
         }
         panic!("it is stuck: {:?}", self.peers[last].publisher);
     }
@@ -291,27 +296,27 @@ fn ops(has_losses: bool) -> impl Strategy<Value = Vec<Op>> {
         4 => (peer.clone(), count.clone()).prop_map(|(peer, count)| Op::Offer(peer, count)),
         6 => (peer.clone(), count.clone()).prop_map(|(peer, count)| Op::Serve(peer, count)),
         6 => (peer.clone(), count.clone()).prop_map(|(peer, count)| Op::Deliver(peer, count)),
-        1 => peer.clone().prop_map(Op::LoseReply),
-        1 => (peer.clone(), 0..4_u8).prop_map(|(peer, lost)| Op::Reconnect(peer, lost)),
-        2 => peer.prop_map(Op::TimeOut),
+        2 => peer.clone().prop_map(Op::LoseReply),
+        2 => (peer.clone(), 0..4_u8).prop_map(|(peer, lost)| Op::Reconnect(peer, lost)),
+        3 => peer.prop_map(Op::Resync),
         2 => count.clone().prop_map(Op::Late),
     ];
     let loss = prop_oneof![
-        3 => Just(Op::TakeOver),
-        4 => Just(Op::Foreign),
+        1 => Just(Op::TakeOver),
+        6 => Just(Op::Foreign),
         2 => Just(Op::Purge),
         1 => Just(Op::Delete),
         2 => count.prop_map(Op::LoseTail),
     ];
-    let op = if has_losses { prop_oneof![9 => work, 1 => loss].boxed() } else { work.boxed() };
+    let op = if has_losses { prop_oneof![6 => work, 1 => loss].boxed() } else { work.boxed() };
     prop::collection::vec(op, 0..200)
 }
 
 /// The number of messages of each publisher.
-const COUNT: u64 = 30;
+const COUNT: u64 = 60;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 150 }))]
+    #![proptest_config(ProptestConfig::with_cases(50))]
 
     #[test]
     fn the_stream_has_each_message_once_and_in_order(
