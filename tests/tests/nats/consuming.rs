@@ -19,17 +19,17 @@ use wirestate_tokio::Tokio;
 use crate::real_server::{Driven, Server, call, connect, next, on_tokio};
 
 /// A directory for streams, removed when it is dropped.
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("wirestate-{}-consuming-{name}", std::process::id());
         let path = env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    fn server(&self) -> Option<Server> {
+    pub(crate) fn server(&self) -> Option<Server> {
         Server::start(&["-js", "-sd", self.0.to_str().unwrap()])
     }
 
@@ -59,15 +59,15 @@ impl Drop for Directory {
 }
 
 /// A client that changes streams.
-struct Admin(Driven<Tokio>);
+pub(crate) struct Admin(Driven<Tokio>);
 
 impl Admin {
-    async fn new(runtime: &Tokio, server: &Server) -> Self {
+    pub(crate) async fn new(runtime: &Tokio, server: &Server) -> Self {
         Self(connect(runtime, &server.address, Config::default()).await)
     }
 
     /// Sends a request to the API, and returns the reply.
-    async fn ask(&mut self, subject: &str, payload: String) -> String {
+    pub(crate) async fn ask(&mut self, subject: &str, payload: String) -> String {
         let ask = Publish::new(subject, payload);
         call::<Tokio, _>(&mut self.0, |client, now| client.request(&ask, now)).await.unwrap();
         let incoming = next::<Tokio>(&mut self.0).await.unwrap();

@@ -14,6 +14,7 @@ mod fan_out;
 mod memory;
 mod model;
 mod operations;
+mod publishing;
 mod real_server;
 mod simulated;
 mod wire;
