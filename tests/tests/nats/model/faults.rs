@@ -68,6 +68,28 @@ fn a_leader_that_is_killed_loses_the_end_of_what_it_had_accepted() {
     }
 }
 
+/// Somebody else's message takes the sequence of one in flight.
+#[test]
+fn a_chain_of_publications_in_flight_is_refused_as_a_whole() {
+    for version in [Version::V2_9, Version::V2_15] {
+        let (cluster, [mut client, mut other, _]) =
+            cluster(Settings { version, ..Settings::default() });
+        cluster.set_commit_delay(Duration::from_millis(10));
+        client.request("feed", "Nats-Msg-Id: 1-0\r\nNats-Expected-Last-Sequence: 0\r\n", "0");
+        other.request("feed", "", "foreign");
+        for position in 1..=3 {
+            let before = position - 1;
+            let headers = format!(
+                "Nats-Msg-Id: 1-{position}\r\nNats-Expected-Last-Sequence: {position}\r\n\
+                 Nats-Expected-Last-Msg-Id: 1-{before}\r\n"
+            );
+            client.request("feed", &headers, "x");
+        }
+        client.wait(Duration::from_millis(10));
+        assert_eq!(payloads(&cluster), ["0", "foreign"], "{version:?}");
+    }
+}
+
 #[test]
 fn a_publication_under_way_arrives_after_its_connection_has_ended() {
     let (cluster, [mut late, mut client, _]) = cluster(Settings::default());

@@ -106,9 +106,12 @@ impl JetStream {
 
     pub(super) fn node_up(&mut self, node: &str, now: Instant) {
         self.nodes.insert(node.to_owned(), NodeState::Up);
-        let version = self.version();
+        let (version, is_cluster) = (self.version(), self.is_cluster());
         // It has kept its files, but not its memory.
         for stream in self.streams.values_mut() {
+            if !is_cluster || stream.node.as_deref() == Some(node) {
+                stream.restart(now);
+            }
             if stream.node.as_deref() == Some(node) && stream.config.storage == Storage::Memory {
                 let created = stream.created;
                 *stream = Stream::new(stream.config.clone(), stream.node.clone(), now);
@@ -206,7 +209,7 @@ impl JetStream {
         let due = now + self.commit_delay;
         // The newer version checks before a majority has stored what came before.
         let outcome = if is_at_once || version == Version::V2_15 {
-            stream.check(&publication, version, is_cluster, true)
+            stream.check(&publication, version, is_cluster, !is_at_once)
         } else {
             None
         };
@@ -308,7 +311,7 @@ impl JetStream {
             stream.expire(now);
             let checked = match version {
                 Version::V2_9 => stream.check(&proposal.publication, version, is_cluster, false),
-                Version::V2_15 => None,
+                Version::V2_15 => stream.check_last_id(&proposal.publication),
             };
             let outcome =
                 checked.unwrap_or_else(|| Outcome::Stored(stream.store(proposal.publication, now)));

@@ -86,6 +86,8 @@ pub(super) struct Stream {
     pub(super) messages: BTreeMap<u64, Stored>,
     pub(super) last_sequence: u64,
     last_at: Option<Instant>,
+    /// The id of the last message, which may have been removed; empty if it had none.
+    last_id: String,
     bytes: u64,
     by_subject: BTreeMap<String, VecDeque<u64>>,
     /// The ids of the last messages, and their sequences.
@@ -103,6 +105,7 @@ impl Stream {
             messages: BTreeMap::new(),
             last_sequence: 0,
             last_at: None,
+            last_id: String::new(),
             bytes: 0,
             by_subject: BTreeMap::new(),
             ids: BTreeMap::new(),
@@ -131,7 +134,8 @@ impl Stream {
     }
 
     /// What the stream answers to `publication` without storing it. `proposed` is whether the
-    /// proposals count as stored.
+    /// proposals count as stored: the id of the last message is then checked only when a majority
+    /// has stored them.
     pub(super) fn check(
         &self,
         publication: &Publication,
@@ -157,7 +161,8 @@ impl Stream {
         } else {
             expected().or_else(duplicate)
         };
-        checked.or_else(|| self.check_last_id(publication)).or_else(|| self.check_size(publication))
+        let last_id = || if proposed { None } else { self.check_last_id(publication) };
+        checked.or_else(last_id).or_else(|| self.check_size(publication))
     }
 
     fn check_duplicate(&self, publication: &Publication, proposed: bool) -> Option<Outcome> {
@@ -196,12 +201,10 @@ impl Stream {
         wrong(last)
     }
 
-    fn check_last_id(&self, publication: &Publication) -> Option<Outcome> {
+    pub(super) fn check_last_id(&self, publication: &Publication) -> Option<Outcome> {
         let expected = publication.header("Nats-Expected-Last-Msg-Id")?;
-        let last = self.messages.last_key_value().and_then(|(_, last)| last.publication.id());
-        let last = last.unwrap_or("");
-        (last != expected).then(|| {
-            let text = format!("wrong last msg ID: {last}");
+        (self.last_id != expected).then(|| {
+            let text = format!("wrong last msg ID: {}", self.last_id);
             Outcome::Refused(ApiError::new(400, 10070, text))
         })
     }
@@ -229,6 +232,7 @@ impl Stream {
         self.last_sequence += 1;
         let sequence = self.last_sequence;
         self.last_at = Some(now);
+        publication.id().unwrap_or("").clone_into(&mut self.last_id);
         if let Some(id) = publication.id() {
             self.ids.insert(id.to_owned(), (sequence, now));
             self.recent.push_back((now, id.to_owned()));
@@ -302,6 +306,19 @@ impl Stream {
         }
         self.last_sequence = self.last_sequence.min(last);
         self.ids.retain(|_, (sequence, _)| *sequence <= last);
+        self.find_last_id();
+    }
+
+    /// A server that has started reads the ids in the window, and so the last one.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.expire(now);
+        self.find_last_id();
+    }
+
+    fn find_last_id(&mut self) {
+        let ids = self.ids.iter();
+        let last = ids.filter(|(_, (sequence, _))| *sequence == self.last_sequence).next();
+        self.last_id = last.map_or(String::new(), |(id, _)| id.clone());
     }
 
     pub(super) fn state(&self, consumer_count: usize) -> StreamState {

@@ -111,8 +111,12 @@ impl Steps {
 
     /// Purges the stream, and deletes the consumer and the stream.
     fn ends(&mut self) {
+        self.add("feed", "Nats-Msg-Id: 1-6\r\n", "seven\n");
+        self.add("feed", "Nats-Msg-Id: 1-7\r\nNats-Expected-Last-Msg-Id: 1-6\r\n", "eight\n");
         self.add("$JS.API.STREAM.PURGE.F", "", "");
         self.add("$JS.API.STREAM.INFO.F", "", "");
+        self.add("feed", "Nats-Expected-Last-Msg-Id: 1-6\r\n", "nine\n");
+        self.add("feed", "Nats-Expected-Last-Msg-Id: 1-7\r\n", "nine\n");
         self.add("feed", "Nats-Msg-Id: 1-5\r\n", "six\n");
         self.add("feed", "", "eight\n");
         self.add(NEXT, "", "{\"batch\":5,\"expires\":9000000000}");
