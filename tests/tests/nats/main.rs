@@ -17,6 +17,7 @@ mod operations;
 mod publishing;
 mod real_server;
 mod simulated;
+mod streams;
 mod wire;
 
 /// What a server begins with.

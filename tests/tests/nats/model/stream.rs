@@ -262,7 +262,9 @@ impl Stream {
         self.bytes -= stored.size(self.config.storage);
         let subject = &stored.publication.subject;
         if let Some(sequences) = self.by_subject.get_mut(subject) {
-            sequences.retain(|one| *one != sequence);
+            if sequences.pop_front_if(|first| *first == sequence).is_none() {
+                sequences.retain(|one| *one != sequence);
+            }
             if sequences.is_empty() {
                 self.by_subject.remove(subject);
             }
