@@ -266,7 +266,9 @@ async fn try_for_a_while<R: Runtime, L: Layer>(
     what: &str,
     reason: &str,
 ) {
-    let config = Config::default().with_info_timeout(Duration::from_millis(50));
+    let is_silent = reason.starts_with("no INFO");
+    let limit = Duration::from_millis(if is_silent { 50 } else { 5000 });
+    let config = Config::default().with_info_timeout(limit);
     let dial = Dial::new(Servers::new([address], 3).unwrap(), config).unwrap();
     let (log, shutdown) = (Log::default(), dial.shutdown.clone());
     let timer = thread::spawn(move || {
