@@ -20,7 +20,6 @@ use wirestate_core::{
             Publisher, PublisherEvent, Start, StreamConfig,
         },
     },
-    runtime::Runtime as _,
     shared::Lock,
 };
 use wirestate_testkit::{

@@ -318,8 +318,8 @@ impl Stream {
     }
 
     fn find_last_id(&mut self) {
-        let ids = self.ids.iter();
-        let last = ids.filter(|(_, (sequence, _))| *sequence == self.last_sequence).next();
+        let mut ids = self.ids.iter();
+        let last = ids.find(|(_, (sequence, _))| *sequence == self.last_sequence);
         self.last_id = last.map_or(String::new(), |(id, _)| id.clone());
     }
 
