@@ -40,6 +40,13 @@ pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
             ("/tmp/x.sock", "write unix:/tmp/x.sock"),
             ("", "expected HOST:PORT or unix:PATH"),
         ]),
+        "NATS_ADDR" => texts(&[
+            ("localhost:4222", "expected nats://HOST/SUBJECT"),
+            ("nats://localhost", "write nats://localhost:4222/SUBJECT"),
+            ("nats://localhost/a.*", "a subject has a wildcard"),
+            ("nats://localhost/a?x=y", "unknown parameter `x`"),
+            ("", "expected nats://HOST/SUBJECT"),
+        ]),
         "TIME" => texts(&[
             ("5", "expected a time with its unit, as in 500ms, 5s"),
             ("soon", "expected a time with its unit"),

@@ -275,8 +275,63 @@ impl UpstreamTlsFlags {
     ) -> Result<Option<UpstreamTls>, CommandError> {
         let Self { enabled, authorities, name, certificate, key } = self;
         let flags = ClientTlsFlags { enabled, authorities, name, certificate, key };
-        let client = flags.load(address, handshake_timeout.0)?;
-        Ok(client.map(|client| UpstreamTls { client, flags }))
+        flags.load_for_upstream(address, handshake_timeout, "certificates for the upstream")
+    }
+}
+
+/// The flags of TLS to the servers of NATS, for addresses that begin with `tls://`.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct NatsTlsFlags {
+    /// The authorities that may have signed the certificates of NATS servers, in PEM [default:
+    /// those of this system]
+    #[arg(id = "nats_tls_ca", long, value_name = "FILE", env = "WIRESTATE_NATS_TLS_CA")]
+    authorities: Option<PathBuf>,
+    /// The host name or IP address in the certificates of NATS servers [default: that of the
+    /// address; for the IP address of a server that another one has named, that of the first
+    /// address]
+    #[arg(id = "nats_tls_name", long, value_name = "NAME", env = "WIRESTATE_NATS_TLS_NAME",
+          value_parser = name)]
+    name: Option<ServerName<'static>>,
+    /// The certificate chain that is presented to NATS servers, in PEM
+    #[arg(id = "nats_tls_cert", long, value_name = "FILE", env = "WIRESTATE_NATS_TLS_CERT")]
+    certificate: Option<PathBuf>,
+    /// The private key of --nats-tls-cert [default: it is in the same file]
+    #[arg(
+        id = "nats_tls_key",
+        long,
+        value_name = "FILE",
+        env = "WIRESTATE_NATS_TLS_KEY",
+        requires = "nats_tls_cert"
+    )]
+    key: Option<PathBuf>,
+}
+
+impl NatsTlsFlags {
+    /// The first flag that is given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let Self { authorities, name, certificate, key } = self;
+        let flags = [
+            (authorities.is_some(), "--nats-tls-ca"),
+            (name.is_some(), "--nats-tls-name"),
+            (certificate.is_some(), "--nats-tls-cert"),
+            (key.is_some(), "--nats-tls-key"),
+        ];
+        flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
+    }
+
+    /// Reads the files. `address` is that of the first server.
+    ///
+    /// # Errors
+    /// As [`ClientTlsFlags::load`].
+    pub(crate) fn load(
+        self,
+        address: &str,
+        handshake_timeout: Timeout,
+    ) -> Result<Option<UpstreamTls>, CommandError> {
+        let Self { authorities, name, certificate, key } = self;
+        let flags = ClientTlsFlags { enabled: true, authorities, name, certificate, key };
+        flags.load_for_upstream(address, handshake_timeout, "certificates for NATS")
     }
 }
 
@@ -285,10 +340,11 @@ impl UpstreamTlsFlags {
 pub(crate) struct UpstreamTls {
     pub(crate) client: Client,
     flags: ClientTlsFlags,
+    description: &'static str,
 }
 
 impl UpstreamTls {
-    /// Whether the name in the upstream's certificate is given.
+    /// Whether the name in the server's certificate is given.
     pub(crate) fn has_name(&self) -> bool {
         self.flags.name.is_some()
     }
@@ -296,7 +352,7 @@ impl UpstreamTls {
 
 impl ReloadFiles for UpstreamTls {
     fn description(&self) -> &'static str {
-        "certificates for the upstream"
+        self.description
     }
 
     fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError> {
@@ -331,6 +387,16 @@ impl ClientTlsFlags {
         let config =
             Config::default().with_handshake_timeout(handshake_timeout).with_write_timeout(None);
         Client::new(config, credentials, name).map(Some).map_err(CommandError::Config)
+    }
+
+    fn load_for_upstream(
+        self,
+        address: &str,
+        handshake_timeout: Timeout,
+        description: &'static str,
+    ) -> Result<Option<UpstreamTls>, CommandError> {
+        let client = self.load(address, handshake_timeout.0)?;
+        Ok(client.map(|client| UpstreamTls { client, flags: self, description }))
     }
 
     fn credentials(&self) -> Result<Shared<ClientConfig>, CommandError> {

@@ -8,7 +8,7 @@ pub trait Layer {
     type Machine<M: Machine>: Machine;
 
     /// Whether it encrypts.
-    const IS_ENCRYPTED: bool;
+    fn is_encrypted(&self) -> bool;
 
     /// Puts the layer around the machine of a connection that was made `now` to `address`.
     fn wrap<M: Machine>(&self, address: &str, inner: M, now: Instant) -> Self::Machine<M>;
@@ -24,7 +24,9 @@ pub struct Plain;
 impl Layer for Plain {
     type Machine<M: Machine> = M;
 
-    const IS_ENCRYPTED: bool = false;
+    fn is_encrypted(&self) -> bool {
+        false
+    }
 
     fn wrap<M: Machine>(&self, _address: &str, inner: M, _now: Instant) -> M {
         inner

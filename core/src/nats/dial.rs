@@ -176,7 +176,7 @@ impl<R: Runtime, L: Layer, S: Session, F: FnMut(DialEvent<'_>)> Dialling<'_, R, 
         loop {
             let since = clock.now();
             let address = self.dial.servers.current().to_owned();
-            let connect = self.dial.connect(runtime, L::IS_ENCRYPTED);
+            let connect = self.dial.connect(runtime, self.layer.is_encrypted());
             let stop = (&self.dial.shutdown, &mut self.is_shut_down, &mut *self.connection);
             let outcome = match unless_done(stop, runtime.clock(), connect).await {
                 None => return,

@@ -99,6 +99,7 @@
 
 mod config;
 mod http;
+mod links;
 mod metrics;
 mod pages;
 mod protocol;
@@ -111,6 +112,7 @@ mod state;
 pub use self::{
     config::Config,
     http::{AllowedHosts, Refusal, StatusCode},
+    links::{Link, LinkRole},
     metrics::{Metric, MetricValue, MetricsSource},
     protocol::{Connection, StatusProtocol, StatusReason},
     server::Server,

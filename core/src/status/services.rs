@@ -3,7 +3,7 @@
 use core::mem;
 use std::collections::BTreeMap;
 
-use super::{Metric, MetricsSource};
+use super::{Link, Metric, MetricsSource};
 use crate::{
     Instant,
     serve::ServerHandle,
@@ -17,6 +17,7 @@ pub struct Service {
     name: Shared<str>,
     handle: ServerHandle,
     metrics_source: Option<Shared<dyn MetricsSource>>,
+    listens: bool,
 }
 
 impl Service {
@@ -30,7 +31,17 @@ impl Service {
         handle: &ServerHandle,
         metrics_source: Option<Shared<dyn MetricsSource>>,
     ) -> Self {
-        Self { name: name.into(), handle: handle.clone(), metrics_source }
+        Self { name: name.into(), handle: handle.clone(), metrics_source, listens: true }
+    }
+
+    /// Sets whether the server listens: one that does not is shown as running, not as accepting
+    /// connections. Default: true.
+    pub fn with_listener(self, listens: bool) -> Self {
+        Self { listens, ..self }
+    }
+
+    pub(super) fn listens(&self) -> bool {
+        self.listens
     }
 
     pub(super) fn name(&self) -> &Shared<str> {
@@ -44,6 +55,11 @@ impl Service {
     /// The metrics of its [`MetricsSource`].
     pub(super) fn metrics(&self, now: Instant) -> Vec<Metric> {
         self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics(now))
+    }
+
+    /// The connections to others of its [`MetricsSource`].
+    pub(super) fn links(&self, now: Instant) -> Vec<Link> {
+        self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.links(now))
     }
 
     /// Whether it was stopped on purpose, while its connections continue.

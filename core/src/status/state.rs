@@ -87,7 +87,11 @@ impl ServerState {
 
     /// The state of a service, for the pages.
     pub(super) fn state(&self, service: &Service) -> &'static str {
-        if self.is_ready(service) { "accepting" } else { "stopping" }
+        match self.is_ready(service) {
+            true if service.listens() => "accepting",
+            true => "running",
+            false => "stopping",
+        }
     }
 
     /// The metrics of the process' [`MetricsSource`].

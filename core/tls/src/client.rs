@@ -100,7 +100,9 @@ impl Client {
 impl Layer for Client {
     type Machine<M: Machine> = Tls<M>;
 
-    const IS_ENCRYPTED: bool = true;
+    fn is_encrypted(&self) -> bool {
+        true
+    }
 
     fn wrap<M: Machine>(&self, _address: &str, inner: M, now: Instant) -> Tls<M> {
         self.machine(inner, now)

@@ -20,7 +20,7 @@ use wirestate_core::{
 use super::{CONNECT_TIMEOUT, SHOW_INTERVAL, bind, named, print};
 use crate::{
     CommandError, CommandRuntime,
-    fanout::{MessageInspector, server::read_upstream, unix_epoch},
+    fanout::{MessageInspector, reading::read_upstream, unix_epoch},
     join::join,
     progress_line::ProgressLine,
 };

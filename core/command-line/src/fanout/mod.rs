@@ -3,6 +3,8 @@
 pub(super) mod client;
 mod from_standard_input;
 mod inspector;
+mod publishing;
+pub(super) mod reading;
 pub(super) mod server;
 pub(super) mod source;
 mod upstream;

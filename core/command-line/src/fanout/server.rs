@@ -1,31 +1,27 @@
 //! The command `fanout-server`.
 
-use core::{
-    future::{Future, poll_fn},
-    num::NonZeroUsize,
-    time::Duration,
-};
+use core::{num::NonZeroUsize, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::ArgPredicate};
 use tracing::{info, warn};
 use wirestate_core::{
-    dial::{Backoff, Dial},
-    drive::Clock,
-    fanout::{self, Config, Feed, Framing, GapPolicy, LagPolicy, Subscriber},
+    fanout::{Config, Counters, Feed, Framing, GapPolicy, LagPolicy, Subscriber},
     quantity::Seconds,
     shared::Shared,
     shutdown::ShutdownHandle,
 };
-use wirestate_tls::Client;
 
 use super::{
-    MAX_MESSAGE, from_standard_input::read_standard_input, message_size, upstream::Upstream,
+    MAX_MESSAGE, message_size,
+    publishing::Publishing,
+    reading::{Reading, drain_when_unused},
+    upstream::Upstream,
 };
 use crate::{
     CommandError, CommandRuntime,
-    jitter::jitter_seed,
+    nats::{Redacting, StreamFlags},
     self_upstream,
-    server::{self, Prepared, Share, Stage, Starting},
+    server::{self, Prepared, Serving, Share, Stage, Starting},
     tls,
     values::{self, Timeout},
 };
@@ -38,16 +34,19 @@ use crate::{
 /// size, the upstream must begin each connection with a complete message.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServerFlags {
-    /// The address that the messages come from, HOST:PORT or unix:PATH; or `-` for standard input
+    /// The address that the messages come from, HOST:PORT or unix:PATH; a stream of NATS,
+    /// `nats://HOST/SUBJECT`, as for --publish; or `-` for standard input
     ///
     /// At the end of standard input, each subscriber gets all that was published, and the server
-    /// ends.
+    /// ends. From a stream, the server reads the messages that are published from now on, or also
+    /// the last ones (--replay). It waits for a stream that does not exist.
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
-          value_parser = Upstream::parse)]
+          hide_env_values = true, value_parser = Redacting(Upstream::parse))]
     upstream: Upstream,
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
+          default_value_if("publish", ArgPredicate::IsPresent, None),
           value_parser = values::listen, help = values::LISTEN_HELP)]
-    listen: String,
+    listen: Option<String>,
     /// What a message is: a number of bytes, at most 1MiB; or a line (`lines`). With `bytes`, the
     /// stream has no messages, and bytes are passed on as they arrive
     #[arg(long, value_name = "BYTES|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1KiB",
@@ -63,18 +62,13 @@ pub(crate) struct ServerFlags {
     )]
     on_lag: OnLag,
     /// What happens to subscribers where messages may be missing: at each new connection to the
-    /// upstream
+    /// upstream, or where a stream has a gap [default: disconnect if --upstream is a stream,
+    /// otherwise continue]
     ///
     /// With `disconnect`, a subscriber gets the messages before the gap, and a FIN. No connection
     /// carries messages from both sides of a gap, so a client that connects again knows of it.
-    #[arg(
-        long,
-        value_name = "POLICY",
-        value_enum,
-        env = "WIRESTATE_ON_GAP",
-        default_value = "continue"
-    )]
-    on_gap: OnGap,
+    #[arg(long, value_name = "POLICY", value_enum, env = "WIRESTATE_ON_GAP")]
+    on_gap: Option<OnGap>,
     /// How long the upstream is paused for slow subscribers while another one waits; 0s: never
     ///
     /// A subscriber that is about to fall out of the window pauses the upstream: the server stops
@@ -111,6 +105,8 @@ pub(crate) struct ServerFlags {
     connect_timeout: Timeout,
     #[command(flatten)]
     upstream_tls: tls::UpstreamTlsFlags,
+    #[command(flatten)]
+    nats: StreamFlags,
     #[command(flatten)]
     server: server::Flags,
 }
@@ -167,8 +163,23 @@ impl ServerFlags {
             ));
         }
         self.server.check()?;
+        self.nats.check(self.upstream.stream())?;
+        if self.nats.publish.is_some() && *frame == Framing::None {
+            return Err("--publish needs messages, and --frame bytes has none".into());
+        }
+        let is_raw = "needs a server of raw bytes, and --upstream is the address of a stream";
         match &self.upstream {
-            Upstream::Address(address) => self_upstream::check(address, listen),
+            Upstream::Address(address) => match listen {
+                Some(listen) => self_upstream::check(address, listen),
+                None => Ok(()),
+            },
+            Upstream::Stream(_) if self.upstream_tls.is_enabled() => {
+                Err("--upstream-tls is for raw bytes, write tls:// as the scheme of a stream"
+                    .into())
+            }
+            Upstream::Stream(_) if self.upstream_idle_timeout.0.is_some() => {
+                Err(format!("--upstream-idle-timeout {is_raw}"))
+            }
             Upstream::StandardInput if self.upstream_tls.is_enabled() => {
                 Err("--upstream-tls needs a server, and --upstream - is standard input".into())
             }
@@ -176,7 +187,7 @@ impl ServerFlags {
                 Err("--upstream-idle-timeout needs a server, and --upstream - is standard input"
                     .into())
             }
-            Upstream::StandardInput => Ok(()),
+            Upstream::Stream(_) | Upstream::StandardInput => Ok(()),
         }
     }
 
@@ -197,8 +208,9 @@ pub(crate) fn prepare<R: CommandRuntime>(
         OnLag::Block => LagPolicy::Block,
     };
     let on_gap = match flags.on_gap {
-        OnGap::Continue => GapPolicy::Continue,
-        OnGap::Disconnect => GapPolicy::Disconnect,
+        None if flags.upstream.stream().is_some() => GapPolicy::Disconnect,
+        None | Some(OnGap::Continue) => GapPolicy::Continue,
+        Some(OnGap::Disconnect) => GapPolicy::Disconnect,
     };
     let config = Config::default()
         .with_framing(flags.frame)
@@ -210,91 +222,62 @@ pub(crate) fn prepare<R: CommandRuntime>(
         .with_replay(flags.replay);
     let feed = Feed::new(config).map_err(CommandError::Config)?;
     let settings = flags.server.settings::<R>(share)?.with_metrics(feed.clone());
-    let address = flags.upstream.address();
-    let upstream_tls = match address {
-        Some(address) => flags.upstream_tls.load(address, flags.connect_timeout)?,
-        None => None,
+    let (timeout, tls) = (flags.connect_timeout, flags.upstream_tls);
+    let reading = Reading::new(flags.upstream, timeout, tls, &flags.nats, &feed, name.as_ref())?;
+    let publishing = Publishing::new(&flags.nats, timeout, &feed, name.as_ref())?;
+    let settings = reading.add_to(settings);
+    let settings = match &publishing {
+        None => settings,
+        Some(publishing) => publishing.add_to(settings),
     };
-    let settings = settings.with_files_of(upstream_tls.clone());
-    let subscriber = {
-        let feed = feed.clone();
-        move |_: &_, now| Subscriber::new(&feed, now)
-    };
-    let settings = settings.with_upstreams(address.map(Into::into).into_iter().collect());
     Ok(settings.start(flags.listen, move |starting: &Starting<'_, R>| {
-        let (runtime, shutdown) = (starting.runtime.clone(), ShutdownHandle::new());
-        match flags.upstream {
-            Upstream::Address(address) => {
-                let dial = Dial::new(address, Backoff::new(jitter_seed()))
-                    .with_server(name.clone())
-                    .with_connect_timeout(flags.connect_timeout.0)
-                    .with_shutdown(shutdown.clone());
-                let tls = upstream_tls.map(|tls| tls.client);
-                runtime.spawn(read_upstream(&runtime, dial, &feed, tls))
-            }
-            Upstream::StandardInput => {
-                let (handle, failure) = (starting.handle.clone(), starting.failure.clone());
-                let (feed, shutdown) = (feed.clone(), shutdown.clone());
-                runtime.spawn(read_standard_input(&runtime, feed, handle, shutdown, failure)?)
-            }
+        let runtime = starting.runtime.clone();
+        let [reads, publishes] = [ShutdownHandle::new(), ShutdownHandle::new()];
+        let gate = publishing.as_ref().and_then(|publishing| publishing.gate(runtime.clock()));
+        let is_publishing = publishing.is_some();
+        let read = reading.start(starting, &feed, gate, reads.clone(), name.clone())?;
+        let then = publishes.clone();
+        let mut tasks = vec![starting.spawn(&reads, async move {
+            read.await;
+            // Everything that was read is in the feed.
+            then.drain();
+        })?];
+        if let Some(publishing) = publishing {
+            tasks.push(publishing.start(starting, &publishes)?);
         }
-        .map_err(CommandError::Spawn)?;
-        Ok(starting.serve(subscriber).on_end(move |stage| match stage {
-            Stage::Draining => shutdown.drain(),
+        let subscribed = feed.clone();
+        let serving = starting.serve(move |_: &_, now| Subscriber::new(&subscribed, now));
+        let serving = tasks.into_iter().fold(serving, Serving::with_task);
+        Ok(serving.on_end(move |stage| match stage {
+            Stage::Draining => reads.drain(),
+            // Another server publishes from now on.
+            Stage::Retired if is_publishing => reads.drain(),
             Stage::Retired => {
-                let unused = drain_when_unused(runtime.clock(), feed.clone(), shutdown.clone());
+                let unused = drain_when_unused(runtime.clock(), feed.clone(), reads.clone());
                 if let Err(error) = runtime.spawn(unused) {
                     warn!(%error, "the upstream of a fan-out without subscribers stays connected");
                 }
             }
-            Stage::Stopped => {
-                let counters = feed.counters();
-                info!(
-                    server = name.as_deref(),
-                    messages = counters.messages_in,
-                    upstream_connects = counters.upstream_connects,
-                    upstream_failures = counters.upstream_failures,
-                    tail_bytes_dropped = counters.tail_bytes_dropped,
-                    delivered = counters.delivered,
-                    skipped = counters.skipped,
-                    lagged = counters.lagged,
-                    epochs = counters.epoch,
-                    gap_ended = counters.gap_ended,
-                    never_caught_up = counters.never_caught_up,
-                    paused_seconds = Seconds(counters.paused).to_field(),
-                    paused_waiting_seconds = Seconds(counters.paused_waiting).to_field(),
-                    "fan-out ended"
-                );
-            }
+            Stage::Stopped => log_end(&feed.counters(), name.as_deref()),
         }))
     }))
 }
 
-/// Ends the upstream of a feed that gets no further subscribers, once the last one has left.
-async fn drain_when_unused(mut clock: impl Clock, feed: Feed, shutdown: ShutdownHandle) {
-    loop {
-        // Before the first check, the subscribers in the backlog are accepted.
-        let next = clock.now() + CHECK_INTERVAL;
-        poll_fn(|cx| clock.poll_until(cx, next)).await;
-        if feed.counters().subscribers == 0 {
-            return shutdown.drain();
-        }
-    }
+fn log_end(counters: &Counters, server: Option<&str>) {
+    info!(
+        server,
+        messages = counters.messages_in,
+        upstream_connects = counters.upstream_connects,
+        upstream_failures = counters.upstream_failures,
+        tail_bytes_dropped = counters.tail_bytes_dropped,
+        delivered = counters.delivered,
+        skipped = counters.skipped,
+        lagged = counters.lagged,
+        epochs = counters.epoch,
+        gap_ended = counters.gap_ended,
+        never_caught_up = counters.never_caught_up,
+        paused_seconds = Seconds(counters.paused).to_field(),
+        paused_waiting_seconds = Seconds(counters.paused_waiting).to_field(),
+        "fan-out ended"
+    );
 }
-
-/// Publishes the upstream's messages, and reconnects to it, until a shutdown is requested.
-pub(crate) fn read_upstream<R: CommandRuntime>(
-    runtime: &R,
-    dial: Dial,
-    feed: &Feed,
-    tls: Option<Client>,
-) -> impl Future<Output = ()> + Send + 'static {
-    let (runtime, feed) = (runtime.clone(), feed.clone());
-    async move {
-        let upstream = |now| tls::around(tls.as_ref(), fanout::Upstream::new(&feed, now), now);
-        dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
-    }
-}
-
-/// How often a feed that was replaced is checked for subscribers.
-const CHECK_INTERVAL: Duration = Duration::from_millis(1500);

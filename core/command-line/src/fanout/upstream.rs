@@ -1,6 +1,6 @@
 //! Where the messages of a `fanout-server` come from: the value of `--upstream`.
 
-use crate::values;
+use crate::{nats::StreamAddress, values};
 
 /// The source of a feed's messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub(crate) enum Upstream {
     Address(String),
     /// Standard input, until its end.
     StandardInput,
+    /// A stream of NATS.
+    Stream(Box<StreamAddress>),
 }
 
 impl Upstream {
@@ -16,15 +18,18 @@ impl Upstream {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text {
             "-" => Ok(Self::StandardInput),
+            text if StreamAddress::has_scheme(text) => {
+                text.parse().map(|address| Self::Stream(Box::new(address)))
+            }
             address => values::remote(address).map(Self::Address),
         }
     }
 
-    /// The address of a server that is dialled.
-    pub(super) fn address(&self) -> Option<&str> {
+    /// The stream that is read.
+    pub(super) fn stream(&self) -> Option<&StreamAddress> {
         match self {
-            Self::Address(address) => Some(address),
-            Self::StandardInput => None,
+            Self::Stream(address) => Some(address),
+            Self::Address(_) | Self::StandardInput => None,
         }
     }
 }

@@ -32,12 +32,6 @@ impl StreamAddress {
     pub(crate) fn has_scheme(text: &str) -> bool {
         SCHEMES.iter().any(|(scheme, _)| text.starts_with(scheme))
     }
-
-    /// Whether both are one stream: they have its name, and a server in common.
-    pub(crate) fn is_same_stream(&self, other: &Self) -> bool {
-        self.stream.name == other.stream.name
-            && self.servers.iter().any(|server| other.servers.contains(server))
-    }
 }
 
 impl FromStr for StreamAddress {
@@ -417,14 +411,5 @@ mod tests {
             assert!(!error.contains("s3cr3t"), "{error}");
             assert!(error.contains("***@h"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_stream_is_the_same_by_its_name_and_a_common_server() {
-        let is_same = |a: &str, b: &str| parse(a).is_same_stream(&parse(b));
-        assert!(is_same("nats://a,b/f", "nats://b:4222,c/g?stream=f"));
-        assert!(is_same("nats://a/f", "tls://u:p@a/f"));
-        assert!(!is_same("nats://a/f", "nats://b/f"));
-        assert!(!is_same("nats://a/f", "nats://a/g"));
     }
 }

@@ -93,6 +93,10 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
     }
     for (name, table) in &tables {
         let (definition, listen) = server(name, table)?;
+        let Some(listen) = listen else {
+            servers.push(definition);
+            continue;
+        };
         let is_free = unix_path(&listen).is_none() && listen.ends_with(":0");
         if let Some(other) = listening.insert(listen.clone(), definition.name.clone())
             && !is_free
@@ -120,11 +124,11 @@ fn top_flags(table: &DeTable<'_>) -> Result<(TopFlags, Vec<String>), Mistake> {
     Ok((flags.map_err(|error| Mistake::new(at, message(&error)))?, words))
 }
 
-/// The server of a table, and the address that it listens on.
+/// The server of a table, and the address that it listens on, if it does.
 fn server(
     name: &Spanned<impl AsRef<str>>,
     table: &Value<'_>,
-) -> Result<(Definition, String), Mistake> {
+) -> Result<(Definition, Option<String>), Mistake> {
     let (name_at, name) = (name.span(), name.get_ref().as_ref());
     let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_valid) || name == "status" {
@@ -169,7 +173,7 @@ fn server(
     let flags = matches.subcommand().map(|(_, flags)| flags);
     let listen = flags.and_then(|flags| flags.get_one::<String>("listen")).cloned();
     let definition = Definition { name: name.into(), command, words: line };
-    Ok((definition, listen.unwrap_or_default()))
+    Ok((definition, listen))
 }
 
 /// A command whose words come from a file: without its name, environment and help.

@@ -12,7 +12,7 @@ pub(crate) enum ServerCommand {
     EchoServer(echo::ServerFlags),
     AppServer(app::ServerFlags),
     FanoutSource(fanout::source::Flags),
-    FanoutServer(fanout::server::ServerFlags),
+    FanoutServer(Box<fanout::server::ServerFlags>),
     Proxy(proxy::ServerFlags),
 }
 
@@ -53,7 +53,7 @@ impl ServerCommand {
             Self::EchoServer(flags) => echo::prepare(flags, share),
             Self::AppServer(flags) => app::prepare(flags, share),
             Self::FanoutSource(flags) => fanout::source::prepare(runtime, flags),
-            Self::FanoutServer(flags) => fanout::server::prepare(flags, share, name),
+            Self::FanoutServer(flags) => fanout::server::prepare(*flags, share, name),
             Self::Proxy(flags) => proxy::prepare(flags, share, name),
         }
     }

@@ -15,6 +15,7 @@ pub(super) use self::{
     flags::{CommonFlags, Flags, ProcessFlags, Share, idle_timeout},
     prepared::{ConnectFn, Prepared, ReloadFiles, ServerSettings, Serving, Stage, Starting, task},
     process::run,
+    tasks::Task,
 };
 use crate::{
     CommandError, CommandRuntime, open_files, serve::ConfigurationFile, tls::ServerTlsFlags,

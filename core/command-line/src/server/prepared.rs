@@ -11,7 +11,7 @@ use wirestate_core::{
     serve::{self, ServerHandle},
     shared::{Lock, Shared},
     shutdown::ShutdownHandle,
-    status::{Metric, MetricsSource},
+    status::{Link, Metric, MetricsSource},
 };
 
 use crate::{
@@ -253,5 +253,9 @@ impl<R: Runtime> Serving<R> {
 impl MetricsSource for ServerMetrics {
     fn metrics(&self, now: Instant) -> Vec<Metric> {
         self.sources.iter().flat_map(|source| source.metrics(now)).collect()
+    }
+
+    fn links(&self, now: Instant) -> Vec<Link> {
+        self.sources.iter().flat_map(|source| source.links(now)).collect()
     }
 }

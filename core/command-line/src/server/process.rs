@@ -467,7 +467,8 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let shown = self.servers.iter().filter(|running| running.state != State::Moved);
         self.services.set(shown.map(|running| {
             let (name, metrics) = (running.definition.name.clone(), running.metrics.clone());
-            Service::new(name, &running.handle, Some(metrics))
+            let listens = running.listen.is_some();
+            Service::new(name, &running.handle, Some(metrics)).with_listener(listens)
         }));
     }
 }

@@ -32,6 +32,7 @@ pub(super) use self::{
     family::Families,
     server::{Traffic, VERSION, all},
 };
+use super::Link;
 use crate::Instant;
 
 /// A server with metrics beyond those of its table of connections, or a process with metrics.
@@ -41,4 +42,9 @@ use crate::Instant;
 pub trait MetricsSource: Debug + Send + Sync + 'static {
     /// The metrics at `now`, a time of the runtime's clock.
     fn metrics(&self, now: Instant) -> Vec<Metric>;
+
+    /// The server's connections to others at `now`, for the page `/`. Default: none.
+    fn links(&self, _now: Instant) -> Vec<Link> {
+        Vec::new()
+    }
 }

@@ -109,6 +109,10 @@ const upstreams = (figures) => {
     ]));
 };
 
+const links = (list) => table('Streams', ['role', 'stream', 'state'],
+  list.map(({ role, address, up, state: text }) =>
+    [role, element('span', {}, address), state(text, up ? 'good' : 'bad')]));
+
 const fanout = (figures) => {
   const of = (name) => figures[`wirestate_${name}`];
   if (of('fanout_subscribers') === undefined) return [];
@@ -162,7 +166,7 @@ const card = (server, before, elapsed) => {
   return element('section', {},
     element('div', { class: 'title' },
       element('h2', {}, name),
-      state(server.state, server.state === 'accepting' ? 'good' : 'warn'),
+      state(server.state, server.state === 'stopping' ? 'warn' : 'good'),
       element('a', { class: 'soft', href: list }, 'Connections')),
     warnings(figures),
     element('dl', { class: 'tiles' },
@@ -177,6 +181,7 @@ const card = (server, before, elapsed) => {
       speed('Sent/s', bytes.sent, before?.bytes.sent, size, total(bytes.sent, size)),
       tile('Queued', size(bytes.queued), 'wait to be sent'),
       fanout(figures)),
+    links(server.links ?? []),
     upstreams(figures),
     chips('Open connections by state', connections.states),
     table('Connections that lag most', ['connection', 'number', 'behind', 'queued', 'age'],
@@ -191,14 +196,14 @@ const card = (server, before, elapsed) => {
 const page = (now) => {
   const elapsed = previous ? now.uptime_seconds - previous.uptime_seconds : 0;
   const before = (name) => previous?.servers.find((server) => server.name === name);
-  const links = [['Connections', '/connections'], ['Metrics', '/metrics'],
+  const pages = [['Connections', '/connections'], ['Metrics', '/metrics'],
     ['JSON', '/?format=json'], ['Readiness', '/readyz'], ['Health', '/healthz']];
   return element('main', {},
     element('header', {},
       element('h1', {}, now.message),
       element('span', { class: 'soft' },
         `wirestate ${now.version}, up for ${time(now.uptime_seconds)}`)),
-    element('nav', {}, links.map(([text, href]) => element('a', { href }, text))),
+    element('nav', {}, pages.map(([text, href]) => element('a', { href }, text))),
     warnings(now.figures),
     now.servers.map((server) => card(server, before(server.name), elapsed)));
 };

@@ -96,7 +96,7 @@ const CONNECTIONS_END: &str = concat!(
 /// (Content Security Policy, level 2).
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     script-src \
-    'sha256-m+bnWp4qru2QrXzr1rUcX7MCoulYnCrfNAhUpsW+ZIo=' \
+    'sha256-PGiPwtrmQ9u92J/A8+FGBLoSz2kq8ee9//TXfBTf8Hg=' \
     'sha256-f2kCq+r6M+Y7hHKg7ohx+W7XbHEvsvlsfT52gnqFv/o='; \
     style-src 'sha256-OWky00ASkk1dW7Q1iDQibr+ivEQEMqCYvprBxwQNQGw='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

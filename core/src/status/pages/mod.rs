@@ -100,7 +100,11 @@ impl Page {
 /// The state of services, in one line.
 fn message(server: &ServerState, services: &[Service]) -> String {
     if let [service] = services {
-        let is = if server.is_ready(service) { "is accepting connections" } else { "is stopping" };
+        let is = match server.is_ready(service) {
+            true if service.listens() => "is accepting connections",
+            true => "is running",
+            false => "is stopping",
+        };
         return format!("{} {is}", service.name());
     }
     let ready = services.iter().filter(|service| server.is_ready(service)).count();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     super::{
-        Service,
+        Link, Service,
         http::Response,
         metrics::{Metric, MetricValue, Traffic, VERSION},
         state::ServerState,
@@ -37,6 +37,9 @@ struct ServerOverview<'a> {
     state: &'static str,
     connections: ConnectionCounts,
     bytes: Traffic,
+    /// The server's connections to others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    links: Vec<Link>,
     /// Those of the open connections that lag most, at most [`MAX_LAGGING`].
     lagging: Vec<Row<'a>>,
     /// The metrics of the server's [`MetricsSource`](crate::status::MetricsSource), by name.
@@ -97,6 +100,7 @@ impl<'a> ServerOverview<'a> {
                 accept_failures: totals.accept_failures,
             },
             bytes,
+            links: service.links(now),
             lagging: lagging.into_iter().map(row).collect(),
             figures: figures(service.metrics(now)),
         }
