@@ -4,7 +4,6 @@ use std::{fs, process};
 
 use tracing::{info, warn};
 use wirestate_core::{
-    drive::Clock,
     fanout::{Feed, Pace, nats::Ingest},
     nats::{Config, Session as _, jetstream::LeaseConfig},
     shared::Shared,
@@ -105,9 +104,9 @@ impl Publishing {
     }
 
     /// The gate of the source; `None` if it is always open.
-    pub(super) fn gate(&self, clock: impl Clock + Send + 'static) -> Option<Gate> {
+    pub(super) fn gate(&self) -> Option<Gate> {
         match self.on_lag {
-            PublishOnLag::Block => Some(Gate::new(self.ingest.handle().watch_lease(), clock)),
+            PublishOnLag::Block => Some(Gate::new(self.ingest.handle().watch_lease())),
             PublishOnLag::Skip => None,
         }
     }

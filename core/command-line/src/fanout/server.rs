@@ -233,7 +233,7 @@ pub(crate) fn prepare<R: CommandRuntime>(
     Ok(settings.start(flags.listen, move |starting: &Starting<'_, R>| {
         let runtime = starting.runtime.clone();
         let [reads, publishes] = [ShutdownHandle::new(), ShutdownHandle::new()];
-        let gate = publishing.as_ref().and_then(|publishing| publishing.gate(runtime.clock()));
+        let gate = publishing.as_ref().and_then(Publishing::gate);
         let is_publishing = publishing.is_some();
         let read = reading.start(starting, &feed, gate, reads.clone(), name.clone())?;
         let then = publishes.clone();

@@ -7,7 +7,6 @@ use core::{
 };
 
 use wirestate_core::{
-    drive::Clock,
     fanout::nats::LeaseWatch,
     shutdown::{Shutdown, ShutdownHandle},
 };
@@ -22,11 +21,8 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// The gate of the lease that `watch` observes.
-    pub(crate) fn new(watch: LeaseWatch, mut clock: impl Clock + Send + 'static) -> Self {
-        Self::when(move |cx| match watch.poll(clock.now(), cx) {
-            None => false,
-            Some(until) => clock.poll_until(cx, until).is_pending(),
-        })
+    pub(crate) fn new(watch: LeaseWatch) -> Self {
+        Self::when(move |cx| watch.poll(cx))
     }
 
     fn when(poll_lease: impl FnMut(&mut Context<'_>) -> bool + Send + 'static) -> Self {

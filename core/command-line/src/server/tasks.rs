@@ -33,6 +33,8 @@ impl Task {
     ) -> Result<Self, CommandError> {
         let (promise, ended) = promise();
         let end = End(Some(promise));
+        // A runtime moves it several times, and a thread's stack is small.
+        let task = Box::pin(task);
         let task = async move {
             task.await;
             drop(end);
