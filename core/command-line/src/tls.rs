@@ -285,21 +285,31 @@ impl UpstreamTlsFlags {
 pub(crate) struct NatsTlsFlags {
     /// The authorities that may have signed the certificates of NATS servers, in PEM [default:
     /// those of this system]
-    #[arg(id = "nats_tls_ca", long, value_name = "FILE", env = "WIRESTATE_NATS_TLS_CA")]
+    #[arg(
+        id = "nats_tls_ca",
+        long = "nats-tls-ca",
+        value_name = "FILE",
+        env = "WIRESTATE_NATS_TLS_CA"
+    )]
     authorities: Option<PathBuf>,
     /// The host name or IP address in the certificates of NATS servers [default: that of the
     /// address; for the IP address of a server that another one has named, that of the first
     /// address]
-    #[arg(id = "nats_tls_name", long, value_name = "NAME", env = "WIRESTATE_NATS_TLS_NAME",
+    #[arg(id = "nats_tls_name", long = "nats-tls-name", value_name = "NAME", env = "WIRESTATE_NATS_TLS_NAME",
           value_parser = name)]
     name: Option<ServerName<'static>>,
     /// The certificate chain that is presented to NATS servers, in PEM
-    #[arg(id = "nats_tls_cert", long, value_name = "FILE", env = "WIRESTATE_NATS_TLS_CERT")]
+    #[arg(
+        id = "nats_tls_cert",
+        long = "nats-tls-cert",
+        value_name = "FILE",
+        env = "WIRESTATE_NATS_TLS_CERT"
+    )]
     certificate: Option<PathBuf>,
     /// The private key of --nats-tls-cert [default: it is in the same file]
     #[arg(
         id = "nats_tls_key",
-        long,
+        long = "nats-tls-key",
         value_name = "FILE",
         env = "WIRESTATE_NATS_TLS_KEY",
         requires = "nats_tls_cert"

@@ -22,7 +22,8 @@ use wirestate_core::{
 use crate::{CommandError, CommandRuntime, standard_input::StandardInput};
 
 /// Publishes standard input to `feed`. At its end, sends each subscriber all that was published and
-/// a FIN, and ends the server. A `shutdown` ends it earlier.
+/// a FIN, and ends the server. If `waits_for_readers`, it first waits until all readers of the feed
+/// have acknowledged it, such as a stream. A `shutdown` ends it earlier.
 ///
 /// If standard input cannot be read, or a message is too long, the server ends in the same way, and
 /// the error is left in `failure`.
@@ -35,6 +36,7 @@ pub(super) fn read_standard_input<R: CommandRuntime>(
     handle: ServerHandle,
     shutdown: ShutdownHandle,
     failure: Shared<Lock<Option<CommandError>>>,
+    waits_for_readers: bool,
 ) -> Result<impl Future<Output = ()> + Send + 'static, CommandError> {
     let blocks = StandardInput::blocks().map_err(CommandError::Input)?;
     let (drive_clock, mut clock) = (runtime.clock(), runtime.clock());
@@ -65,6 +67,13 @@ pub(super) fn read_standard_input<R: CommandRuntime>(
         };
         failure.with(|failure| *failure = error);
         end_subscriptions(&handle, &mut clock).await;
+        while waits_for_readers && feed.counters().reader_lag > 0 {
+            let next = clock.now() + CHECK_INTERVAL;
+            let sleep = poll_fn(|cx| clock.poll_until(cx, next));
+            if shutdown.unless_requested(sleep).await.is_none() {
+                return;
+            }
+        }
         handle.drain();
     })
 }
@@ -127,5 +136,6 @@ impl Sink for Input {
     fn reset(&mut self) {}
 }
 
-/// How often the subscriptions that were begun after the end of standard input are ended.
+/// How often the subscriptions that were begun after the end of standard input are ended, and how
+/// often the readers are checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);

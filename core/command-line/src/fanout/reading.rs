@@ -127,7 +127,9 @@ impl Reading {
             }
             Self::StandardInput => {
                 let (handle, failure) = (starting.handle.clone(), starting.failure.clone());
-                let read = read_standard_input(&runtime, feed, handle, shutdown.clone(), failure)?;
+                let (shutdown_of_read, waits) = (shutdown.clone(), gate.is_some());
+                let read =
+                    read_standard_input(&runtime, feed, handle, shutdown_of_read, failure, waits)?;
                 match gate {
                     None => Box::pin(read),
                     Some(mut gate) => Box::pin(async move { gate.pause(&shutdown, read).await }),

@@ -45,7 +45,8 @@ pub(crate) struct ServerFlags {
     upstream: Upstream,
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
           default_value_if("publish", ArgPredicate::IsPresent, None),
-          value_parser = values::listen, help = values::LISTEN_HELP)]
+          value_parser = values::listen,
+          help = format!("{}. With --publish, there is no default", values::LISTEN_HELP))]
     listen: Option<String>,
     /// What a message is: a number of bytes, at most 1MiB; or a line (`lines`). With `bytes`, the
     /// stream has no messages, and bytes are passed on as they arrive

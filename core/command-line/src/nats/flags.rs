@@ -41,7 +41,7 @@ pub(crate) struct StreamFlags {
     /// it again
     #[arg(
         id = "nats_creds",
-        long,
+        long = "nats-creds",
         value_name = "FILE",
         env = "WIRESTATE_NATS_CREDS",
         conflicts_with = "nats_nkey"
@@ -49,7 +49,7 @@ pub(crate) struct StreamFlags {
     creds: Option<PathBuf>,
     /// A file with the seed of a user's nkey, which begins with SU, for all connections to NATS.
     /// SIGHUP reads it again
-    #[arg(id = "nats_nkey", long, value_name = "FILE", env = "WIRESTATE_NATS_NKEY")]
+    #[arg(id = "nats_nkey", long = "nats-nkey", value_name = "FILE", env = "WIRESTATE_NATS_NKEY")]
     nkey: Option<PathBuf>,
     #[command(flatten)]
     tls: NatsTlsFlags,
