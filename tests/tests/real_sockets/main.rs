@@ -18,6 +18,7 @@ mod namespace;
 mod nginx;
 mod process;
 mod proxy;
+mod publishing;
 mod serve;
 mod status;
 mod systemd;
@@ -93,6 +94,10 @@ on_every_runtime! {
         a_client_exits_with_0_when_the_server_is_shut_down,
         contradicting_flags_are_wrong_usage,
         published_messages_are_flushed_on_sigterm;
+    publishing:
+        a_server_that_only_publishes_is_ready_at_once_and_ends_when_it_is_asked,
+        a_source_is_not_dialled_before_the_lease_is_held_unless_messages_may_be_skipped,
+        credentials_of_a_stream_are_loaded_again;
     hand_over:
         no_connection_is_lost_on_tcp,
         no_connection_is_lost_on_a_unix_socket,

@@ -124,6 +124,10 @@ impl Server {
             if let Some(address) = word_after("listening on ", &line) {
                 break address;
             }
+            // A server that does not listen.
+            if line.contains("ready to ") {
+                break String::new();
+            }
         };
         let status =
             word_after("status on http://", &before).or_else(|| word_after("status on ", &before));

@@ -111,3 +111,76 @@ impl Tasks {
 
 /// How long tasks that are told to end at once may take.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use core::task::Waker;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    };
+
+    use wirestate_core::shutdown::Shutdown;
+
+    use super::*;
+
+    /// A clock that the test sets, in seconds.
+    #[derive(Clone, Default)]
+    struct Seconds(Arc<AtomicU64>);
+
+    impl Clock for Seconds {
+        fn now(&self) -> Instant {
+            Instant::from_epoch(Duration::from_secs(self.0.load(Relaxed)))
+        }
+
+        fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+            if self.now() >= deadline { Poll::Ready(()) } else { Poll::Pending }
+        }
+
+        fn yield_now(&mut self, _cx: &mut Context<'_>) {}
+    }
+
+    fn task() -> (Task, End, ShutdownHandle) {
+        let (promise, ended) = promise();
+        let shutdown = ShutdownHandle::new();
+        (Task { shutdown: shutdown.clone(), ended }, End(Some(promise)), shutdown)
+    }
+
+    #[test]
+    fn the_end_waits_for_all_tasks_and_the_limit_ends_them_at_once() {
+        let mut clock = Seconds::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut tasks = Tasks::default();
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_ready());
+        let (one, end, _) = task();
+        let (two, stuck, shutdown) = task();
+        tasks.add(vec![one, two]);
+        drop(end);
+        clock.0.store(1000, Relaxed);
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_pending(), "without a limit");
+        tasks.limit(Some(Duration::from_secs(10)), clock.now());
+        clock.0.store(1009, Relaxed);
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_pending());
+        assert_eq!(shutdown.requested(), Shutdown::None);
+        clock.0.store(1010, Relaxed);
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_pending());
+        assert_eq!(shutdown.requested(), Shutdown::Immediate);
+        clock.0.store(1011, Relaxed);
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_ready(), "it does not end");
+        drop(stuck);
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_server_that_fails_does_not_wait_for_its_tasks() {
+        let (mut clock, mut tasks) = (Seconds::default(), Tasks::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        let (one, end, shutdown) = task();
+        tasks.add(vec![one]);
+        tasks.abort(clock.now());
+        assert_eq!(shutdown.requested(), Shutdown::Immediate);
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_pending());
+        drop(end);
+        assert!(tasks.poll_ended(&mut clock, &mut cx).is_ready());
+    }
+}
