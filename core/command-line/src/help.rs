@@ -226,6 +226,14 @@ const NOTES: &[Notes] = &[
                 "PROGRAM fanout-server --on-lag skip --window 64MiB --replay 100",
                 "Let slow subscribers miss messages, and begin with the last 100",
             ),
+            (
+                "PROGRAM fanout-server --publish nats://127.0.0.1:4222/feed",
+                "Publish the messages of 127.0.0.1:1234 to a stream of NATS",
+            ),
+            (
+                "PROGRAM fanout-server --upstream nats://127.0.0.1:4222/feed --replay 100",
+                "Send the messages of the stream to all who connect, from the last 100 on",
+            ),
         ],
     },
     Notes {

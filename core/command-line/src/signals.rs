@@ -35,7 +35,10 @@ pub(super) const HELP: [(&str, &str); 3] = [
         "The server stops accepting, lets open connections end, and exits. A second signal ends \
          the process at once",
     ),
-    ("SIGHUP", "Files are read again: the configuration, certificates and keys, the table"),
+    (
+        "SIGHUP",
+        "Files are read again: the configuration, certificates, keys and credentials, the table",
+    ),
     ("SIGUSR1, SIGUSR2", "Ignored"),
 ];
 

@@ -293,8 +293,7 @@ pub(crate) struct NatsTlsFlags {
     )]
     authorities: Option<PathBuf>,
     /// The host name or IP address in the certificates of NATS servers [default: that of the
-    /// address; for the IP address of a server that another one has named, that of the first
-    /// address]
+    /// address; for servers that another one has named, that of the first address]
     #[arg(id = "nats_tls_name", long = "nats-tls-name", value_name = "NAME", env = "WIRESTATE_NATS_TLS_NAME",
           value_parser = name)]
     name: Option<ServerName<'static>>,

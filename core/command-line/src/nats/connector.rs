@@ -8,7 +8,7 @@ use wirestate_core::{
     shared::{Lock, Shared},
     shutdown::ShutdownHandle,
 };
-use wirestate_tls::{MaybeTls, rustls::pki_types::ServerName, server_name};
+use wirestate_tls::{MaybeTls, server_name};
 
 use super::{
     LinkState, StreamAddress,
@@ -114,15 +114,12 @@ impl Layer for NatsTls {
 
     fn wrap<M: Machine>(&self, address: &str, inner: M, now: Instant) -> MaybeTls<M> {
         let client = self.tls.as_ref().map(|tls| {
-            // A server that another one has named by its IP address has the certificate of the
-            // cluster.
-            let is_known = |name: &ServerName<'_>| {
-                matches!(name, ServerName::DnsName(_))
-                    || self.servers.iter().any(|server| server == address)
-            };
-            match server_name(address).filter(is_known) {
-                Some(name) if !tls.has_name() => tls.client.with_name(name),
-                Some(_) | None => tls.client.clone(),
+            // INFO names other servers in plain text. Who can change that must not choose the
+            // name in the certificate as well.
+            let is_given = self.servers.iter().any(|server| server == address);
+            match server_name(address).filter(|_| is_given && !tls.has_name()) {
+                Some(name) => tls.client.with_name(name),
+                None => tls.client.clone(),
             }
         });
         tls::around(client.as_ref(), inner, now)

@@ -24,7 +24,8 @@ pub(crate) struct StreamFlags {
     ///
     /// Without --listen, the server listens nowhere. Of several servers that publish to a stream,
     /// one does, and the others wait for its lease: a key in the bucket `wirestate_NAME` that lasts
-    /// for 10 s.
+    /// for 10 s. After SIGTERM or SIGINT, what was read from the upstream is published within
+    /// --drain-timeout.
     #[arg(long, value_name = "NATS_ADDR", env = "WIRESTATE_PUBLISH", hide_env_values = true,
           value_parser = Redacting(StreamAddress::from_str))]
     pub(crate) publish: Option<StreamAddress>,
