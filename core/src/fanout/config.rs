@@ -45,6 +45,12 @@ pub struct Config {
     /// What happens to subscribers when an epoch begins: messages may be missing before it. Default:
     /// [`GapPolicy::Continue`].
     pub on_gap: GapPolicy,
+    /// A [publisher](super::Publisher) is reset when no byte arrives for this long; `None`: never.
+    /// The time of a pause does not count. Default: 10 minutes.
+    pub publisher_idle_timeout: Option<Duration>,
+    /// A [publisher](super::Publisher) is reset when a message is not complete this long after its
+    /// first byte; `None`: never. The time of a pause does not count. Default: 30 s.
+    pub publisher_message_timeout: Option<Duration>,
     /// The close of a subscription after [`Event::ShutDown`](crate::Event::ShutDown), or at a gap.
     pub linger: Linger,
     /// How many of the last messages a new subscriber gets first. Default: none.
@@ -88,6 +94,8 @@ impl Default for Config {
             lag_wait: Duration::from_secs(1),
             write_timeout: Some(Duration::from_secs(10)),
             upstream_idle_timeout: None,
+            publisher_idle_timeout: Some(Duration::from_mins(10)),
+            publisher_message_timeout: Some(Duration::from_secs(30)),
             on_gap: GapPolicy::Continue,
             linger: Linger::default(),
             replay: 0,
@@ -104,6 +112,8 @@ impl Config {
         with_write_timeout(write_timeout: impl Into<Option<Duration>>);
         with_upstream_idle_timeout(upstream_idle_timeout: impl Into<Option<Duration>>);
         with_on_gap(on_gap: GapPolicy);
+        with_publisher_idle_timeout(publisher_idle_timeout: impl Into<Option<Duration>>);
+        with_publisher_message_timeout(publisher_message_timeout: impl Into<Option<Duration>>);
         with_linger(linger: Linger);
         with_replay(replay: u64);
     }
@@ -112,6 +122,8 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         check_timeout("write_timeout", self.write_timeout)?;
         check_timeout("upstream_idle_timeout", self.upstream_idle_timeout)?;
+        check_timeout("publisher_idle_timeout", self.publisher_idle_timeout)?;
+        check_timeout("publisher_message_timeout", self.publisher_message_timeout)?;
         check_timeout("linger.time", self.linger.time)?;
         let at_least = |setting, value: usize, min: usize| {
             let error = ConfigError::TooSmall { setting, value: value as u64, min: min as u64 };

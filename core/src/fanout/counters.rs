@@ -13,8 +13,11 @@ pub struct Counters {
     pub messages_in: u64,
     /// Bytes of messages published.
     pub bytes_received: u64,
-    /// Bytes of incomplete messages that were dropped when the upstream's connection ended.
+    /// Bytes that were dropped because the connection of the upstream or of a publisher ended
+    /// before their message was complete and published.
     pub tail_bytes_dropped: u64,
+    /// [Publishers](super::Publisher) now.
+    pub publishers: u64,
     /// Whether the upstream is connected.
     pub upstream_up: bool,
     /// Connections made to the upstream.

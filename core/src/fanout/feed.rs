@@ -1,7 +1,7 @@
 //! The feed: a log that the upstream and all subscribers share.
 
 use alloc::vec::Vec;
-use core::{mem, sync::atomic::Ordering::Relaxed, task::Context};
+use core::{mem, task::Context};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -9,6 +9,7 @@ use slab::Slab;
 use super::{
     Capacity, Chunk, Config, Counters, GapPolicy, Log,
     pause_budget::PauseBudget,
+    publish_queue::PublishQueue,
     state::{EndPosition, State},
 };
 use crate::{
@@ -57,6 +58,7 @@ impl Feed {
             waiting: 0,
             pause_budget: PauseBudget::new(config.lag_wait),
             reserved: None,
+            queue: PublishQueue::default(),
             counters: Counters::default(),
         };
         let (published, state) = (AtomicU64::new(0), Lock::new(state));
@@ -113,30 +115,8 @@ impl Feed {
     /// Publishes a chunk: one or more complete messages, with at most as many bytes as the last
     /// call of [`poll_capacity`](Self::poll_capacity) has granted.
     pub fn publish(&self, bytes: Bytes, messages: u64, now: Instant) {
-        let wakers = self.inner.state.with(|state| {
-            state.reserved = None;
-            state.counters.messages_in += messages;
-            state.counters.bytes_received += bytes.len() as u64;
-            let start = state.log.start();
-            state.log.push(bytes, messages, now);
-            self.inner.published.store(state.log.messages(), Relaxed);
-            let mut wakers =
-                if state.log.start() == start { Vec::new() } else { state.mark_lagged() };
-            state.waiting = 0;
-            for (_, entry) in &mut state.readers {
-                entry.pauses_upstream = false;
-                if mem::take(&mut entry.wants_notify) {
-                    wakers.extend(entry.waker.take());
-                }
-            }
-            for (_, entry) in &mut state.subscribers {
-                entry.pauses_upstream = false;
-                if mem::take(&mut entry.wants_notify) {
-                    wakers.extend(entry.waker.take());
-                }
-            }
-            wakers
-        });
+        let published = &self.inner.published;
+        let wakers = self.inner.state.with(|state| state.publish(published, bytes, messages, now));
         wake(wakers);
     }
 

@@ -1,6 +1,7 @@
 //! Fan-out: one stream of messages from an upstream to many subscribers.
 //!
 //! - [`Upstream`] receives messages from a server, and publishes them to a [`Feed`].
+//! - [`Publisher`] receives messages from one of many clients, instead of an upstream.
 //! - [`Subscriber`] sends them to one client, from the next message on, or from an earlier one
 //!   ([`Config::replay`]).
 //! - [`Client`] is the subscriber's side: it receives the messages.
@@ -56,6 +57,8 @@ mod message_source;
 pub mod nats;
 mod pause;
 mod pause_budget;
+mod publish_queue;
+mod publisher;
 mod reader;
 mod state;
 mod subscriber;
@@ -71,6 +74,7 @@ pub use self::{
     log::{Chunk, Log},
     message_source::{MessageSource, MessageSourceConfig, MessageSourceReason},
     pause::Capacity,
+    publisher::{Publisher, PublisherReason},
     reader::{Pace, Reader},
     subscriber::{Subscriber, SubscriberReason},
     upstream::{Upstream, UpstreamReason},

@@ -1,12 +1,13 @@
 //! The state of a feed, behind its lock.
 
 use alloc::vec::Vec;
-use core::task::Waker;
+use core::{mem, sync::atomic::Ordering::Relaxed, task::Waker};
 
+use bytes::Bytes;
 use slab::Slab;
 
-use super::{Counters, Log, Pace, pause_budget::PauseBudget};
-use crate::Instant;
+use super::{Counters, Log, Pace, pause_budget::PauseBudget, publish_queue::PublishQueue};
+use crate::{Instant, shared::AtomicU64};
 
 /// The state of a feed: the log, its subscribers and readers, and the pause of the upstream.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(super) struct State {
     pub(super) pause_budget: PauseBudget,
     /// The size of the chunk that the upstream may publish: the last capacity granted.
     pub(super) reserved: Option<usize>,
+    pub(super) queue: PublishQueue,
     pub(super) counters: Counters,
 }
 
@@ -138,9 +140,41 @@ pub(super) enum Cause {
 }
 
 impl State {
+    /// Publishes a chunk, and stores the number of messages in `published`. Returns the wakers of
+    /// those that wait for it, or fall out of the window.
+    pub(super) fn publish(
+        &mut self,
+        published: &AtomicU64,
+        bytes: Bytes,
+        messages: u64,
+        now: Instant,
+    ) -> Vec<Waker> {
+        self.reserved = None;
+        self.counters.messages_in += messages;
+        self.counters.bytes_received += bytes.len() as u64;
+        let start = self.log.start();
+        self.log.push(bytes, messages, now);
+        published.store(self.log.messages(), Relaxed);
+        let mut wakers = if self.log.start() == start { Vec::new() } else { self.mark_lagged() };
+        self.waiting = 0;
+        for (_, entry) in &mut self.readers {
+            entry.pauses_upstream = false;
+            if mem::take(&mut entry.wants_notify) {
+                wakers.extend(entry.waker.take());
+            }
+        }
+        for (_, entry) in &mut self.subscribers {
+            entry.pauses_upstream = false;
+            if mem::take(&mut entry.wants_notify) {
+                wakers.extend(entry.waker.take());
+            }
+        }
+        wakers
+    }
+
     /// Marks the subscribers that have fallen out of the window. Returns their wakers, and those of
     /// such readers.
-    pub(super) fn mark_lagged(&mut self) -> Vec<Waker> {
+    fn mark_lagged(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for (_, entry) in &mut self.readers {
             if entry.position < self.log.start() {

@@ -9,5 +9,6 @@ mod exhaustive;
 mod feed;
 mod messages;
 mod owned_buffers;
+mod publishers;
 mod readers;
 mod together;

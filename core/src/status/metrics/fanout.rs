@@ -73,6 +73,11 @@ fn upstream(counters: &Counters) -> Vec<Metric> {
             CounterSeconds(counters.paused_for_readers),
         ),
         Metric::new(
+            "wirestate_fanout_publishers",
+            "Connected publishers (--publishers).",
+            Gauge(counters.publishers),
+        ),
+        Metric::new(
             "wirestate_fanout_epochs",
             "Epochs begun after the first one: messages may be missing before each.",
             Counter(counters.epoch),
