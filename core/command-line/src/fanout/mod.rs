@@ -3,6 +3,7 @@
 pub(super) mod client;
 mod from_standard_input;
 mod inspector;
+pub(super) mod publishers;
 mod publishing;
 pub(super) mod reading;
 pub(super) mod server;

@@ -20,7 +20,9 @@ use wirestate_core::{
 };
 use wirestate_tls::Client;
 
-use super::{from_standard_input::read_standard_input, upstream::Upstream};
+use super::{
+    from_standard_input::read_standard_input, publishers::publishers_ended, upstream::Upstream,
+};
 use crate::{
     CommandError, CommandRuntime,
     jitter::jitter_seed,
@@ -40,6 +42,7 @@ pub(super) enum Reading {
     },
     StandardInput,
     Stream(Box<StreamReading>),
+    Publishers,
 }
 
 /// An edge that is ready to connect.
@@ -68,6 +71,7 @@ impl Reading {
                 Self::Server { address, connect_timeout, tls }
             }
             Upstream::StandardInput => Self::StandardInput,
+            Upstream::Publishers => Self::Publishers,
             Upstream::Stream(address) => {
                 let config =
                     ConsumerConfig::new(&*address.stream.name, &*address.stream.subjects[0])
@@ -88,7 +92,7 @@ impl Reading {
             Self::Server { address, tls, .. } => {
                 settings.with_files_of(tls.clone()).with_upstreams(vec![address.clone()])
             }
-            Self::StandardInput => settings,
+            Self::StandardInput | Self::Publishers => settings,
             Self::Stream(stream) => {
                 let settings = stream.connector.add_files(settings);
                 settings.with_metrics(stream.edge.handle()).with_metrics(stream.link.clone())
@@ -134,6 +138,10 @@ impl Reading {
                     None => Box::pin(read),
                     Some(mut gate) => Box::pin(async move { gate.pause(&shutdown, read).await }),
                 }
+            }
+            // Their listener ends them. Any number of servers can have publishers.
+            Self::Publishers => {
+                Box::pin(publishers_ended(starting.runtime.clock(), feed, shutdown))
             }
             // Any number of edges can read a stream.
             Self::Stream(stream) => {

@@ -13,6 +13,7 @@ use wirestate_core::{
 
 use super::{
     MAX_MESSAGE, message_size,
+    publishers::{PublisherFlags, end_subscribers},
     publishing::Publishing,
     reading::{Reading, drain_when_unused},
     upstream::Upstream,
@@ -48,6 +49,8 @@ pub(crate) struct ServerFlags {
           value_parser = values::listen,
           help = format!("{}. With --publish, there is no default", values::LISTEN_HELP))]
     listen: Option<String>,
+    #[command(flatten)]
+    pub(super) publishers: PublisherFlags,
     /// What a message is: a number of bytes, at most 1MiB; or a line (`lines`). With `bytes`, the
     /// stream has no messages, and bytes are passed on as they arrive
     #[arg(long, value_name = "BYTES|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1KiB",
@@ -109,7 +112,7 @@ pub(crate) struct ServerFlags {
     #[command(flatten)]
     nats: StreamFlags,
     #[command(flatten)]
-    server: server::Flags,
+    pub(super) server: server::Flags,
 }
 
 fn framing(text: &str) -> Result<Framing, String> {
@@ -155,6 +158,9 @@ impl ServerFlags {
             Framing::None if *replay > 0 => {
                 return Err("--replay needs messages, and --frame bytes has none".into());
             }
+            Framing::None if self.has_publishers() => {
+                return Err("--publishers needs messages, and --frame bytes has none".into());
+            }
             Framing::None => 1,
         };
         if *window < longest {
@@ -164,12 +170,13 @@ impl ServerFlags {
             ));
         }
         self.server.check()?;
-        self.nats.check(self.upstream.stream())?;
+        let upstream = self.upstream();
+        self.nats.check(upstream.stream())?;
         if self.nats.publish.is_some() && *frame == Framing::None {
             return Err("--publish needs messages, and --frame bytes has none".into());
         }
         let is_raw = "needs a server of raw bytes, and --upstream is the address of a stream";
-        match &self.upstream {
+        match &upstream {
             Upstream::Address(address) => match listen {
                 Some(listen) => self_upstream::check(address, listen),
                 None => Ok(()),
@@ -188,13 +195,55 @@ impl ServerFlags {
                 Err("--upstream-idle-timeout needs a server, and --upstream - is standard input"
                     .into())
             }
-            Upstream::Stream(_) | Upstream::StandardInput => Ok(()),
+            Upstream::Publishers if self.upstream_tls.is_enabled() => {
+                Err("--upstream-tls needs --upstream, and --publishers is instead of it".into())
+            }
+            Upstream::Publishers if self.upstream_idle_timeout.0.is_some() => {
+                Err("--publishers has --publisher-idle-timeout, not --upstream-idle-timeout".into())
+            }
+            Upstream::Stream(_) | Upstream::StandardInput | Upstream::Publishers => Ok(()),
         }
     }
 
     /// Whether the server reads standard input, which a process has only once.
     pub(crate) fn reads_standard_input(&self) -> bool {
-        self.upstream == Upstream::StandardInput
+        self.upstream() == Upstream::StandardInput
+    }
+
+    /// Whether another listener is for publishers.
+    pub(crate) fn has_publishers(&self) -> bool {
+        self.publishers.listen.is_some()
+    }
+
+    /// Where the messages come from.
+    fn upstream(&self) -> Upstream {
+        if self.has_publishers() { Upstream::Publishers } else { self.upstream.clone() }
+    }
+
+    /// The feed, which the listeners for subscribers and for publishers share.
+    ///
+    /// # Errors
+    /// Its configuration is invalid.
+    pub(super) fn feed(&self) -> Result<Feed, CommandError> {
+        let on_lag = match self.on_lag {
+            OnLag::Disconnect => LagPolicy::Disconnect,
+            OnLag::Skip => LagPolicy::Skip,
+            OnLag::Block => LagPolicy::Block,
+        };
+        let on_gap = match self.on_gap {
+            None if self.upstream().stream().is_some() => GapPolicy::Disconnect,
+            None | Some(OnGap::Continue) => GapPolicy::Continue,
+            Some(OnGap::Disconnect) => GapPolicy::Disconnect,
+        };
+        let config = Config::default()
+            .with_framing(self.frame)
+            .with_window(self.window)
+            .with_on_lag(on_lag)
+            .with_lag_wait(self.lag_wait)
+            .with_on_gap(on_gap)
+            .with_upstream_idle_timeout(self.upstream_idle_timeout.0)
+            .with_replay(self.replay);
+        self.publishers.feed(config)
     }
 }
 
@@ -203,28 +252,12 @@ pub(crate) fn prepare<R: CommandRuntime>(
     share: Share,
     name: Option<Shared<str>>,
 ) -> Result<Prepared<R>, CommandError> {
-    let on_lag = match flags.on_lag {
-        OnLag::Disconnect => LagPolicy::Disconnect,
-        OnLag::Skip => LagPolicy::Skip,
-        OnLag::Block => LagPolicy::Block,
-    };
-    let on_gap = match flags.on_gap {
-        None if flags.upstream.stream().is_some() => GapPolicy::Disconnect,
-        None | Some(OnGap::Continue) => GapPolicy::Continue,
-        Some(OnGap::Disconnect) => GapPolicy::Disconnect,
-    };
-    let config = Config::default()
-        .with_framing(flags.frame)
-        .with_window(flags.window)
-        .with_on_lag(on_lag)
-        .with_lag_wait(flags.lag_wait)
-        .with_on_gap(on_gap)
-        .with_upstream_idle_timeout(flags.upstream_idle_timeout.0)
-        .with_replay(flags.replay);
-    let feed = Feed::new(config).map_err(CommandError::Config)?;
-    let settings = flags.server.settings::<R>(share)?.with_metrics(feed.clone());
+    let (feed, upstream) = (flags.feed()?, flags.upstream());
+    let has_publishers = flags.has_publishers();
+    let settings = flags.server.settings_beside::<R>(share, flags.publishers.max_connections())?;
+    let settings = settings.with_metrics(feed.clone());
     let (timeout, tls) = (flags.connect_timeout, flags.upstream_tls);
-    let reading = Reading::new(flags.upstream, timeout, tls, &flags.nats, &feed, name.as_ref())?;
+    let reading = Reading::new(upstream, timeout, tls, &flags.nats, &feed, name.as_ref())?;
     let publishing = Publishing::new(&flags.nats, timeout, &feed, name.as_ref())?;
     let settings = reading.add_to(settings);
     let settings = match &publishing {
@@ -236,6 +269,7 @@ pub(crate) fn prepare<R: CommandRuntime>(
         let [reads, publishes] = [ShutdownHandle::new(), ShutdownHandle::new()];
         let gate = publishing.as_ref().and_then(Publishing::gate);
         let is_publishing = publishing.is_some();
+        let table = starting.handle.table().clone();
         let read = reading.start(starting, &feed, gate, reads.clone(), name.clone())?;
         let then = publishes.clone();
         let mut tasks = vec![starting.spawn(&reads, async move {
@@ -253,6 +287,14 @@ pub(crate) fn prepare<R: CommandRuntime>(
             Stage::Draining => reads.drain(),
             // Another server publishes from now on.
             Stage::Retired if is_publishing => reads.drain(),
+            Stage::Retired if has_publishers => {
+                reads.drain();
+                let subscribers = table.connections();
+                let ending = end_subscribers(runtime.clock(), feed.clone(), subscribers);
+                if let Err(error) = runtime.spawn(ending) {
+                    warn!(%error, "the subscribers of a fan-out without publishers stay connected");
+                }
+            }
             Stage::Retired => {
                 let unused = drain_when_unused(runtime.clock(), feed.clone(), reads.clone());
                 if let Err(error) = runtime.spawn(unused) {

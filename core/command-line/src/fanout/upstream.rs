@@ -11,6 +11,8 @@ pub(crate) enum Upstream {
     StandardInput,
     /// A stream of NATS.
     Stream(Box<StreamAddress>),
+    /// Clients that connect to the address of `--publishers`.
+    Publishers,
 }
 
 impl Upstream {
@@ -29,7 +31,7 @@ impl Upstream {
     pub(super) fn stream(&self) -> Option<&StreamAddress> {
         match self {
             Self::Stream(address) => Some(address),
-            Self::Address(_) | Self::StandardInput => None,
+            Self::Address(_) | Self::StandardInput | Self::Publishers => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The configuration file: each key is a flag.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Read,
     ops::Range,
@@ -92,20 +92,26 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
         listening.insert(status, "status".into());
     }
     for (name, table) in &tables {
-        let (definition, listen) = server(name, table)?;
-        let Some(listen) = listen else {
-            servers.push(definition);
-            continue;
-        };
-        let is_free = unix_path(&listen).is_none() && listen.ends_with(":0");
-        if let Some(other) = listening.insert(listen.clone(), definition.name.clone())
-            && !is_free
-            && listen != "systemd"
-        {
-            let message = format!("`{other}` listens on {listen} as well");
-            return Err(Mistake::new(table.span(), message));
+        let (definition, addresses) = server(name, table)?;
+        for listen in addresses {
+            let is_free = unix_path(&listen).is_none() && listen.ends_with(":0");
+            if let Some(other) = listening.insert(listen.clone(), definition.name.clone())
+                && !is_free
+                && listen != "systemd"
+            {
+                let message = format!("`{other}` listens on {listen} as well");
+                return Err(Mistake::new(table.span(), message));
+            }
         }
-        servers.push(definition);
+        servers.extend(definition.with_publishers());
+    }
+    let mut names = BTreeSet::new();
+    for definition in &servers {
+        if !names.insert(&definition.name) {
+            let message =
+                format!("`{}` is the name of the publishers of a server", definition.name);
+            return Err(Mistake::new(servers_at, message));
+        }
     }
     if servers.is_empty() {
         return Err(Mistake::new(servers_at, "there is no server: add a table [servers.NAME]"));
@@ -124,11 +130,11 @@ fn top_flags(table: &DeTable<'_>) -> Result<(TopFlags, Vec<String>), Mistake> {
     Ok((flags.map_err(|error| Mistake::new(at, message(&error)))?, words))
 }
 
-/// The server of a table, and the address that it listens on, if it does.
+/// The server of a table, and the addresses that it listens on.
 fn server(
     name: &Spanned<impl AsRef<str>>,
     table: &Value<'_>,
-) -> Result<(Definition, Option<String>), Mistake> {
+) -> Result<(Definition, Vec<String>), Mistake> {
     let (name_at, name) = (name.span(), name.get_ref().as_ref());
     let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_valid) || name == "status" {
@@ -171,9 +177,10 @@ fn server(
         return Err(Mistake::new(at(), "a server of a file cannot read standard input"));
     }
     let flags = matches.subcommand().map(|(_, flags)| flags);
-    let listen = flags.and_then(|flags| flags.get_one::<String>("listen")).cloned();
+    let addresses = ["listen", "publishers"]
+        .map(|id| flags.and_then(|flags| flags.try_get_one::<String>(id).ok().flatten()).cloned());
     let definition = Definition { name: name.into(), command, words: line };
-    Ok((definition, listen))
+    Ok((definition, addresses.into_iter().flatten().collect()))
 }
 
 /// A command whose words come from a file: without its name, environment and help.
@@ -387,10 +394,6 @@ mod tests {
                 "f:3:12: 'upstream' is an empty list: expected a value",
             ),
             (
-                "[servers.a]\ncommand = 'fanout-server'\nupstream = '-'",
-                "f:1:1: a server of a file cannot read standard input",
-            ),
-            (
                 &format!("{server}[server.b]"),
                 "f:3:2: unknown key `server`; a server is a table [servers.NAME]",
             ),
@@ -403,6 +406,38 @@ mod tests {
                 "lame-duck = 5\n[servers]",
                 "f:1:13: invalid value '5' for 'lame-duck': expected a time with its unit, as in \
                  500ms, 5s or 1m 30s",
+            ),
+        ] {
+            assert_eq!(mistake(text), message, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fan_out_that_cannot_be_a_server_of_a_file_is_a_mistake() {
+        let echo = "[servers.a]\ncommand = \"echo-server\"\n";
+        for (text, message) in [
+            (
+                "[servers.a]\ncommand = 'fanout-server'\nupstream = '-'",
+                "f:1:1: a server of a file cannot read standard input",
+            ),
+            (
+                "[servers.a]\ncommand = 'fanout-server'\npublishers = '127.0.0.1:1235'",
+                "f:1:1: `a` listens on 127.0.0.1:1235 as well",
+            ),
+            (
+                &format!(
+                    "{}publishers = '127.0.0.1:65432'\n{echo}",
+                    "[servers.b]\ncommand = 'fanout-server'\n"
+                ),
+                "f:1:1: `a` listens on 127.0.0.1:65432 as well",
+            ),
+            (
+                &format!(
+                    "{}publishers = '127.0.0.1:1'\n{}",
+                    "[servers.b]\ncommand = 'fanout-server'\n",
+                    echo.replace("servers.a", "servers.b-publishers")
+                ),
+                "f:1:2: `b-publishers` is the name of the publishers of a server",
             ),
         ] {
             assert_eq!(mistake(text), message, "{text}");

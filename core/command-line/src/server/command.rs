@@ -14,6 +14,9 @@ pub(crate) enum ServerCommand {
     FanoutSource(fanout::source::Flags),
     FanoutServer(Box<fanout::server::ServerFlags>),
     Proxy(proxy::ServerFlags),
+    /// The listener for the publishers of a fan-out server.
+    #[command(skip)]
+    FanoutPublishers(Box<fanout::server::ServerFlags>),
 }
 
 impl ServerCommand {
@@ -23,7 +26,7 @@ impl ServerCommand {
             Self::EchoServer(flags) => flags.check(),
             Self::AppServer(flags) => flags.check(),
             Self::FanoutSource(flags) => flags.check(),
-            Self::FanoutServer(flags) => flags.check(),
+            Self::FanoutServer(flags) | Self::FanoutPublishers(flags) => flags.check(),
             Self::Proxy(flags) => flags.check(),
         }
     }
@@ -32,9 +35,26 @@ impl ServerCommand {
     pub(crate) fn reads_standard_input(&self) -> bool {
         match self {
             Self::FanoutServer(flags) => flags.reads_standard_input(),
-            Self::EchoServer(_) | Self::AppServer(_) | Self::FanoutSource(_) | Self::Proxy(_) => {
-                false
+            Self::EchoServer(_)
+            | Self::AppServer(_)
+            | Self::FanoutSource(_)
+            | Self::FanoutPublishers(_)
+            | Self::Proxy(_) => false,
+        }
+    }
+
+    /// The server that listens for the publishers of this one, if it has publishers.
+    pub(crate) fn publishers(&self) -> Option<Self> {
+        match self {
+            Self::FanoutServer(flags) if flags.has_publishers() => {
+                Some(Self::FanoutPublishers(flags.clone()))
             }
+            Self::EchoServer(_)
+            | Self::AppServer(_)
+            | Self::FanoutSource(_)
+            | Self::FanoutServer(_)
+            | Self::FanoutPublishers(_)
+            | Self::Proxy(_) => None,
         }
     }
 
@@ -54,6 +74,7 @@ impl ServerCommand {
             Self::AppServer(flags) => app::prepare(flags, share),
             Self::FanoutSource(flags) => fanout::source::prepare(runtime, flags),
             Self::FanoutServer(flags) => fanout::server::prepare(*flags, share, name),
+            Self::FanoutPublishers(flags) => fanout::publishers::prepare(&flags, share),
             Self::Proxy(flags) => proxy::prepare(flags, share, name),
         }
     }

@@ -94,7 +94,19 @@ impl Flags {
         &self,
         share: Share,
     ) -> Result<ServerSettings, CommandError> {
-        self.settings_with_files(share, R::FILES_PER_CONNECTION, reserved_files::<R>(share))
+        self.settings_beside::<R>(share, 0)
+    }
+
+    /// The settings of a server beside another one that may have this many `connections`.
+    pub(crate) fn settings_beside<R: CommandRuntime>(
+        &self,
+        share: Share,
+        connections: u64,
+    ) -> Result<ServerSettings, CommandError> {
+        let files = R::FILES_PER_CONNECTION as u64;
+        let other = connections.saturating_mul(files);
+        let reserved_files = reserved_files::<R>(share).saturating_add(other);
+        self.settings_with_files(share, R::FILES_PER_CONNECTION, reserved_files)
     }
 
     /// The settings of a server that needs `files_per_connection` open files for each connection,
@@ -120,6 +132,11 @@ impl Flags {
             .with_behind_proxies(self.accept_proxy.behind_proxies());
         let accept_proxy = self.accept_proxy.policy();
         Ok(ServerSettings { accept_proxy, reserved_files, ..self.common.settings(config)? })
+    }
+
+    /// The flags of another server, which may have this many connections.
+    pub(crate) fn with_max_connections(self, connections: u64) -> Self {
+        Self { max_connections: Some(connections), ..self }
     }
 
     /// Returns an error if flags contradict each other.

@@ -8,6 +8,8 @@ mod process;
 mod reload;
 mod tasks;
 
+use core::iter;
+
 use wirestate_core::shared::Shared;
 
 pub(super) use self::{
@@ -71,7 +73,7 @@ impl Source {
                     process,
                     status_tls: None,
                     process_words: Vec::new(),
-                    servers: vec![definition],
+                    servers: definition.with_publishers().collect(),
                 })
             }
         }
@@ -79,6 +81,27 @@ impl Source {
 }
 
 impl Definition {
+    /// This server, and another one that listens for its publishers, if it has any.
+    pub(crate) fn with_publishers(self) -> impl Iterator<Item = Self> {
+        let publishers = self.command.publishers().map(|command| Self {
+            name: format!("{}-publishers", self.name).into(),
+            command,
+            words: self.words.clone(),
+        });
+        iter::once(self).chain(publishers)
+    }
+
+    /// Whether it listens for the publishers of another server. It has no share of its own in the
+    /// open files.
+    fn is_for_publishers(&self) -> bool {
+        matches!(self.command, ServerCommand::FanoutPublishers(_))
+    }
+
+    /// Its name for the log, where the process has several servers.
+    fn shown_name(&self) -> Option<&str> {
+        (self.is_for_publishers() || !self.words.is_empty()).then_some(&*self.name)
+    }
+
     /// Reads the server's files.
     ///
     /// # Errors
@@ -119,6 +142,7 @@ pub(crate) fn check<R: CommandRuntime>(
 impl Configuration {
     /// The share of each server in the open files of the process.
     pub(crate) fn share(&self) -> Share {
-        Share { servers: self.servers.len() as u64, has_status: self.process.status.is_some() }
+        let with_share = self.servers.iter().filter(|server| !server.is_for_publishers());
+        Share { servers: with_share.count() as u64, has_status: self.process.status.is_some() }
     }
 }

@@ -203,7 +203,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             }
         };
         let addresses = addresses(&server)?;
-        let name = self.source.has_names().then_some(&*definition.name);
+        let name = definition.shown_name();
         for address in &addresses {
             log::report_ready(&self.context.log, address, name);
         }
@@ -405,7 +405,8 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
                 error!(server = &*name, "{error}");
             }
         }
-        self.share.servers = self.current().count() as u64;
+        let with_share = self.current().filter(|it| !it.definition.is_for_publishers());
+        self.share.servers = with_share.count() as u64;
         self.show_services();
     }
 
@@ -451,7 +452,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             };
             let running = self.servers.remove(index);
             let name = running.definition.name.clone();
-            if let Some(error) = running.end(report, self.source.has_names()) {
+            if let Some(error) = running.end(report) {
                 if !self.servers.is_empty() {
                     error!(server = &*name, "{error}");
                 }
@@ -511,15 +512,15 @@ impl<R: CommandRuntime> Running<R> {
         Poll::Ready(self.report.take().unwrap_or_default())
     }
 
-    /// Logs the end of the server, with its name if `is_named`. Returns why it has failed.
-    fn end(mut self, report: DrainReport, is_named: bool) -> Option<CommandError> {
+    /// Logs the end of the server. Returns why it has failed.
+    fn end(mut self, report: DrainReport) -> Option<CommandError> {
         if self.state == State::Moved {
             return None;
         }
         (self.on_end)(Stage::Stopped);
         let totals = self.handle.table().totals();
         info!(
-            server = is_named.then_some(&*self.definition.name),
+            server = self.definition.shown_name(),
             connections = totals.accepted,
             drained = report.drained,
             aborted = report.aborted,

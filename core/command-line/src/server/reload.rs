@@ -129,7 +129,7 @@ fn read<R: CommandRuntime>(
     current: &Current,
 ) -> Result<Contents<R>, CommandError> {
     let configuration = source.load()?;
-    let share = Share { servers: configuration.servers.len() as u64, ..current.share };
+    let share = Share { servers: configuration.share().servers, ..current.share };
     let is_kept = |name: &Shared<str>| configuration.servers.iter().any(|kept| kept.name == *name);
     let names = current.servers.iter().map(|server| server.name.clone());
     let removed = names.filter(|name| !is_kept(name)).collect();
