@@ -12,6 +12,7 @@
 //! | `publish/plain` | it is published, and written |
 //! | `publish/headers` | it is published with two headers, and written |
 //! | `publish/request` | it is a request with two headers, written, and its reply is taken |
+//! | `publish/stream` | a publisher publishes it, and handles its acknowledgement |
 //!
 //! Input and output are copied once, where a kernel would. The goal of an ingest is 200,000
 //! messages of 1 KiB a second of CPU: at most 5 µs for each, with the kernel's part.
@@ -27,7 +28,10 @@ use criterion::{Criterion, Throughput};
 use wirestate_core::{
     Event, Instant, Machine,
     fanout::{self, Feed, Framing, Upstream},
-    nats::{Client, Config, HeaderBlock, Incoming, Publish},
+    nats::{
+        Client, Config, HeaderBlock, Incoming, Publish,
+        jetstream::{Publisher, PublisherEvent, StreamConfig},
+    },
 };
 
 const NOW: Instant = Instant::EPOCH;
@@ -182,10 +186,7 @@ fn publish(criterion: &mut Criterion) {
                 let message = Publish::new("numbers", payload.clone()).with_headers(&headers);
                 client.request(&message, NOW).expect("there is room");
                 let reply = r#"{"stream":"NUMBERS","seq":1234567}"#;
-                let head = format!("MSG _INBOX.S.0.{next} 2 {}\r\n", reply.len());
-                replies.extend_from_slice(head.as_bytes());
-                replies.extend_from_slice(reply.as_bytes());
-                replies.extend_from_slice(b"\r\n");
+                write_reply(&mut replies, next, reply);
                 next += 1;
             }
             black_box(write(&mut client, &mut kernel));
@@ -198,4 +199,46 @@ fn publish(criterion: &mut Criterion) {
             assert_eq!(count, COUNT);
         });
     });
+
+    let (mut client, mut publisher, mut next) = (connected(), publisher(), 0_u64);
+    publisher.connected(&mut client, NOW);
+    let info = r#"{"config":{"name":"NUMBERS","subjects":["numbers"],"storage":"file",
+        "num_replicas":1,"max_bytes":-1,"max_age":0,"discard":"old"},"created":"A",
+        "state":{"messages":0,"first_seq":0,"last_seq":0}}"#;
+    let mut input = Vec::new();
+    write_reply(&mut input, 0, info);
+    group.bench_function("stream", |b| {
+        b.iter(|| {
+            deliver(&mut client, &input, |client| {
+                while let Some(incoming) = client.take_incoming(NOW) {
+                    assert!(publisher.handle(client, incoming, NOW).is_none());
+                }
+            });
+            assert_eq!(publisher.position(), next);
+            while let Some(event) = publisher.take_event() {
+                assert!(!matches!(event, PublisherEvent::Waiting(_)), "{event:?}");
+            }
+            input.clear();
+            for _ in 0..COUNT {
+                publisher.publish(&mut client, next, payload.clone(), NOW).expect("there is room");
+                next += 1;
+                let ack = format!(r#"{{"stream":"NUMBERS","seq":{next}}}"#);
+                write_reply(&mut input, next, &ack);
+            }
+            black_box(write(&mut client, &mut kernel));
+        });
+    });
+}
+
+fn publisher() -> Publisher {
+    let mut publisher = Publisher::new(StreamConfig::new("NUMBERS", "numbers"), 0);
+    publisher.begin_epoch(1, 0, NOW);
+    publisher
+}
+
+fn write_reply(input: &mut Vec<u8>, request: u64, json: &str) {
+    let head = format!("MSG _INBOX.S.0.{request} 2 {}\r\n", json.len());
+    input.extend_from_slice(head.as_bytes());
+    input.extend_from_slice(json.as_bytes());
+    input.extend_from_slice(b"\r\n");
 }

@@ -195,8 +195,8 @@ impl Lease {
         }
     }
 
-    /// Sends what has to be sent, as far as the client has room. Call it in each turn of the driver,
-    /// and after each method that has no client.
+    /// Sends what has to be sent, as far as the client has room. Call it in each turn of the
+    /// driver, and after each method that has no client.
     pub fn pump(&mut self, client: &mut Client, now: Instant) {
         // A write that has no reply may acquire the lease.
         let is_writing = matches!(self.step, Step::Idle | Step::Writing(_));

@@ -79,8 +79,8 @@ pub use self::event::{EpochEnd, MessageRefused, PublishError, PublisherEvent, Pu
 /// ```
 ///
 /// It keeps no message. Its owner offers them by their positions, and keeps each until it is
-/// [acknowledged](PublisherEvent::Acknowledged): [`next_position`](Self::next_position) is the position to offer,
-/// which goes back after a failure.
+/// [acknowledged](PublisherEvent::Acknowledged). [`next_position`](Self::next_position) says which
+/// one to offer, and goes back after a failure.
 ///
 /// Many messages are in flight at once. Each has an id, which is its epoch and position, and is
 /// stored only behind the message before it: the publisher sends the expected last sequence of the
@@ -310,8 +310,8 @@ impl Publisher {
         self.epoch.as_ref()?.base.as_ref().map(|base| base.sequence)
     }
 
-    /// Sends what has to be sent, as far as the client has room. Call it in each turn of the driver,
-    /// and after each method that has no client.
+    /// Sends what has to be sent, as far as the client has room. Call it in each turn of the
+    /// driver, and after each method that has no client.
     pub fn pump(&mut self, client: &mut Client, now: Instant) {
         if !matches!(self.state, State::Ready { .. }) {
             self.in_flight.drain(..).for_each(|request| client.cancel(request));

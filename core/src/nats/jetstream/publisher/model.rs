@@ -133,6 +133,15 @@ struct Peer {
     ends: usize,
 }
 
+impl Peer {
+    fn reconnect(&mut self, now: Instant) {
+        self.replies.clear();
+        self.publisher.disconnected();
+        self.wire = Wire::connect(now);
+        self.publisher.connected(&mut self.wire.client, now);
+    }
+}
+
 struct World {
     now: Instant,
     stream: Stream,
@@ -203,10 +212,7 @@ impl World {
                 let peer = &mut self.peers[peer(index)];
                 let kept = peer.queue.len().saturating_sub(lost.into());
                 self.late.extend(peer.queue.drain(..).take(kept));
-                peer.replies.clear();
-                peer.publisher.disconnected();
-                peer.wire = Wire::connect(self.now);
-                peer.publisher.connected(&mut peer.wire.client, self.now);
+                peer.reconnect(self.now);
             }
             Op::Resync(index) => {
                 self.now += Duration::from_secs(5);
@@ -223,11 +229,11 @@ impl World {
                 }
             }
             Op::TakeOver if self.peers.len() == 1 => self.start(COUNT),
-            Op::TakeOver => {}
             Op::Foreign if self.stream.created.is_some() => {
                 self.stream.log.push(Entry { id: String::new(), is_removed: false });
             }
-            Op::Foreign => {}
+            // There is one already, or no stream.
+            Op::TakeOver | Op::Foreign => {}
             Op::Purge => self.stream.log.iter_mut().for_each(|entry| entry.is_removed = true),
             Op::Delete => self.lose(usize::MAX),
             Op::LoseTail(count) => self.lose(count.into()),
@@ -235,7 +241,8 @@ impl World {
         self.settle();
     }
 
-    /// The stream loses its last messages, or is lost itself. Requests to it are lost as well.
+    /// The stream loses its last messages, or is lost itself. The server has crashed: requests and
+    /// connections are lost as well.
     fn lose(&mut self, count: usize) {
         let kept = self.stream.log.len().saturating_sub(count);
         let lost = self.stream.log.split_off(kept);
@@ -245,7 +252,10 @@ impl World {
             self.stream.created = None;
         }
         self.late.clear();
-        self.peers.iter_mut().for_each(|peer| peer.queue.clear());
+        for peer in &mut self.peers {
+            peer.queue.clear();
+            peer.reconnect(self.now);
+        }
     }
 
     /// The publishers handle what they have received.
@@ -324,7 +334,9 @@ proptest! {
         deduplicates: bool,
     ) {
         let mut world = World::new(deduplicates);
-        ops.into_iter().for_each(|op| world.apply(op));
+        for op in ops {
+            world.apply(op);
+        }
         world.heal();
         world.apply(Op::Late(u8::MAX));
         let ids = world.stream.log.iter().map(|entry| &*entry.id).collect::<Vec<_>>();
@@ -339,7 +351,9 @@ proptest! {
         deduplicates: bool,
     ) {
         let mut world = World::new(deduplicates);
-        ops.into_iter().for_each(|op| world.apply(op));
+        for op in ops {
+            world.apply(op);
+        }
         world.heal();
         world.apply(Op::Late(u8::MAX));
         let Stream { log, lost, .. } = &world.stream;

@@ -64,7 +64,8 @@ impl Epoch {
     /// The result rests on two facts. A message is only stored behind the one before it in its
     /// epoch: so if the stream ends with message `n` of this epoch, it has all before. And what is
     /// sent after this expects the last sequence found here: so nothing is stored if another
-    /// message comes first.
+    /// message comes first. (Unless the stream loses messages and stores as many others between
+    /// this and the next message. Readers see these by their ids.)
     pub(super) fn resume(
         &mut self,
         position: u64,

@@ -423,6 +423,29 @@ fn a_message_that_is_too_long_is_dropped_and_ends_the_epoch() {
 }
 
 #[test]
+fn a_suspended_epoch_goes_on_if_nobody_else_has_published() {
+    for (last, id, expected) in [(8, "3-10", Ok(11)), (9, "3-11", Ok(12)), (9, "4-0", Err(()))] {
+        let (mut fixture, requests) = Fixture::in_flight(3);
+        fixture.ack(&requests[0], 8);
+        fixture.publisher.suspend();
+        // The acknowledgement is ignored: the stream will say it.
+        assert_eq!(fixture.ack(&requests[1], 9), []);
+        assert_eq!((fixture.publisher.next_position(), fixture.publisher.in_flight()), (None, 0));
+        fixture.reconnect();
+        assert_eq!(fixture.wire.requests(fixture.now), []);
+        assert_eq!(fixture.publisher.epoch(), Some(3));
+        fixture.publisher.resume();
+        fixture.publisher.pump(&mut fixture.wire.client, fixture.now);
+        fixture.resync(last, &format!("Nats-Msg-Id: {id}"));
+        let events = fixture.events();
+        match expected {
+            Ok(from) => assert_eq!(events.last(), Some(&PublisherEvent::Resumed { from })),
+            Err(()) => assert_ends(&events, "sequence 9 has epoch 4"),
+        }
+    }
+}
+
+#[test]
 fn what_the_client_cannot_take_is_sent_later() {
     let mut wire = Wire::connect(Instant::EPOCH);
     let now = Instant::EPOCH;
