@@ -179,6 +179,22 @@ fn the_stream_that_is_looked_at_may_have_no_answer() {
 }
 
 #[test]
+fn a_late_answer_about_the_stream_is_for_nobody() {
+    let mut server = Server::reading();
+    server.expect_pull();
+    server.status(&format!(
+        "408 Request Timeout\r\nNats-Pending-Messages: 1000000\r\nNats-Pending-Bytes: {ALL}"
+    ));
+    server.status("409 Consumer Deleted");
+    server.take();
+    server.reply("");
+    assert_eq!(server.take(), None);
+    server.bench.wait(Duration::from_millis(50));
+    server.open(11, &stream_json(1, 1, 10));
+    assert!(matches!(server.take(), Some(ConsumerEvent::Reading { .. })));
+}
+
+#[test]
 fn a_consumer_that_is_lost_is_made_again_from_the_next_sequence() {
     for (text, expected) in [
         ("409 Consumer Deleted", "the consumer was deleted"),
