@@ -44,14 +44,13 @@ impl Bench {
             assert!(turns < 10_000, "the client does not read");
             drive::deliver(&mut self.client, &mut rest, self.now);
             while let Some(incoming) = self.client.take_incoming(self.now) {
-                match incoming {
-                    Incoming::Connected => self.consumer.connected(&mut self.client, self.now),
-                    incoming => {
-                        let other = self.consumer.handle(&mut self.client, incoming, self.now);
-                        // A reply may come after the consumer has begun anew.
-                        let is_late = matches!(&other, Some(Incoming::Reply { .. }));
-                        assert!(other.is_none() || is_late, "{other:?}");
-                    }
+                if matches!(incoming, Incoming::Connected) {
+                    self.consumer.connected(&mut self.client, self.now);
+                } else {
+                    let other = self.consumer.handle(&mut self.client, incoming, self.now);
+                    // A reply may come after the consumer has begun anew.
+                    let is_late = matches!(&other, Some(Incoming::Reply { .. }));
+                    assert!(other.is_none() || is_late, "{other:?}");
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Op {
     Publish {
         count: u64,
@@ -113,7 +113,8 @@ impl World {
 
     fn exchange(&mut self, count: usize) {
         self.server.handle(&self.bench.take_sent());
-        for _ in 0..count {
+        for number in 0..count {
+            assert!(number < 10_000, "the server and the consumer never stop");
             let Some(message) = self.server.outgoing.pop_front() else { break };
             self.bench.receive(&message);
             self.server.handle(&self.bench.take_sent());
