@@ -25,9 +25,9 @@ impl Client {
         Ok(())
     }
 
-    /// Publishes a message with a subject for the reply. [`Incoming::Reply`] has the reply, or
-    /// says that there is none. The client subscribes to the subjects of its replies once, with
-    /// the first request.
+    /// Publishes a message with a subject for the reply.
+    /// [`Incoming::Reply`](crate::nats::Incoming::Reply) has the reply, or says that there is none.
+    /// The client subscribes to the subjects of its replies once, with the first request.
     ///
     /// # Errors
     /// Nothing was sent: see [`SendError`].
@@ -121,8 +121,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a PING. [`Incoming::Flushed`] says that the server has answered it, and so has
-    /// processed all that was sent before.
+    /// Sends a PING. [`Incoming::Flushed`](crate::nats::Incoming::Flushed) says that the server has
+    /// answered it, and so has processed all that was sent before.
     ///
     /// # Errors
     /// Nothing was sent: see [`SendError`].
