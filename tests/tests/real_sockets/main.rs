@@ -9,6 +9,7 @@ mod command_line;
 mod conventions;
 mod echo;
 mod fanout;
+mod fanout_sources;
 mod hand_over;
 mod haproxy;
 mod logging;
@@ -98,6 +99,15 @@ on_every_runtime! {
         a_server_that_only_publishes_is_ready_at_once_and_ends_when_it_is_asked,
         a_source_is_not_dialled_before_the_lease_is_held_unless_messages_may_be_skipped,
         credentials_of_a_stream_are_loaded_again;
+    fanout_sources:
+        standard_input_is_published_until_its_end,
+        standard_input_that_cannot_be_published_is_a_failure,
+        a_signal_ends_a_server_that_waits_for_standard_input,
+        messages_of_many_publishers_arrive_whole_and_in_order,
+        publishers_have_limits_of_their_own,
+        publishers_are_held_while_the_feed_is_paused,
+        subscribers_are_disconnected_at_a_gap,
+        contradicting_flags_of_sources_are_wrong_usage;
     hand_over:
         no_connection_is_lost_on_tcp,
         no_connection_is_lost_on_a_unix_socket,

@@ -316,9 +316,9 @@ fn log_end(counters: &Counters, server: Option<&str>) {
         delivered = counters.delivered,
         skipped = counters.skipped,
         lagged = counters.lagged,
+        never_caught_up = counters.never_caught_up,
         epochs = counters.epoch,
         gap_ended = counters.gap_ended,
-        never_caught_up = counters.never_caught_up,
         paused_seconds = Seconds(counters.paused).to_field(),
         paused_waiting_seconds = Seconds(counters.paused_waiting).to_field(),
         "fan-out ended"
