@@ -42,8 +42,8 @@ pub struct Config {
     /// The connection to the upstream is reset when no byte arrives for this long; `None`: never.
     /// The time of a pause does not count. Default: `None`.
     pub upstream_idle_timeout: Option<Duration>,
-    /// What happens to subscribers when an epoch begins: messages may be missing before it. Default:
-    /// [`GapPolicy::Continue`].
+    /// What happens to subscribers when an epoch begins: messages may be missing before it.
+    /// Default: [`GapPolicy::Continue`].
     pub on_gap: GapPolicy,
     /// A [publisher](super::Publisher) is reset when no byte arrives for this long; `None`: never.
     /// The time of a pause does not count. Default: 10 minutes.

@@ -25,8 +25,8 @@ pub enum Capacity {
 }
 
 impl Pause {
-    /// Removes a subscriber or reader that has read up to the target, or has left. Returns the upstream's
-    /// waker if it was the last cause.
+    /// Removes a subscriber or reader that has read up to the target, or has left. Returns the
+    /// upstream's waker if it was the last cause.
     pub(super) fn remove_cause(&mut self) -> Option<Waker> {
         self.causes = self.causes.saturating_sub(1);
         if self.causes == 0 { self.upstream.take() } else { None }

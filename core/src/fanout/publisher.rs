@@ -93,7 +93,10 @@ pub enum PublisherReason {
     },
     /// A message was not complete after
     /// [`Config::publisher_message_timeout`](super::Config::publisher_message_timeout).
-    #[error("a message was not complete after {limit}; bytes dropped: {tail}", limit = Time(*limit))]
+    #[error(
+        "a message was not complete after {limit}; bytes dropped: {tail}",
+        limit = Time(*limit)
+    )]
     MessageTimeout {
         /// The limit.
         limit: Duration,

@@ -194,7 +194,8 @@ proptest! {
         window in 4..600_usize,
     ) {
         let feed = Feed::new(Config::default().with_framing(fixed(4)).with_window(window)).unwrap();
-        let (mut reader, mut chunks) = (Reader::join(&feed, Pace::Blocks), VecDeque::<Chunk>::new());
+        let mut reader = Reader::join(&feed, Pace::Blocks);
+        let mut chunks = VecDeque::<Chunk>::new();
         let mut published = Vec::new();
         let mut tasks: Vec<Task> = Vec::new();
         let mut read = |n: usize| {

@@ -15,4 +15,5 @@ mod epochs;
 mod lag;
 mod lifecycle;
 mod meter;
+mod publishers;
 mod scene;
