@@ -492,6 +492,8 @@ impl<R: CommandRuntime> Running<R> {
 
     /// Ready when the connections and the tasks have ended.
     fn poll_ended(&mut self, runtime: &R, cx: &mut Context<'_>) -> Poll<DrainReport> {
+        // On threads, the waker of a task is an open file.
+        self.tasks.forget_ended(cx);
         while self.report.is_none() {
             let report = ready!(self.serving.as_mut().poll(cx));
             if self.state == State::Removed {

@@ -82,10 +82,15 @@ impl Tasks {
         self.limit = timeout.map(|timeout| Limit { timeout, until: now + timeout, is_over: false });
     }
 
+    /// Forgets the tasks that have ended. `cx` is woken when another one ends.
+    pub(super) fn forget_ended(&mut self, cx: &mut Context<'_>) {
+        self.tasks.retain_mut(|task| Pin::new(&mut task.ended).poll(cx).is_pending());
+    }
+
     /// Ready when all tasks have ended, or shortly after the limit. With the limit, tasks are told
     /// to end at once.
     pub(super) fn poll_ended(&mut self, clock: &mut impl Clock, cx: &mut Context<'_>) -> Poll<()> {
-        self.tasks.retain_mut(|task| Pin::new(&mut task.ended).poll(cx).is_pending());
+        self.forget_ended(cx);
         if self.tasks.is_empty() {
             return Poll::Ready(());
         }
