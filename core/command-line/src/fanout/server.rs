@@ -285,14 +285,13 @@ pub(crate) fn prepare<R: CommandRuntime>(
         let serving = tasks.into_iter().fold(serving, Serving::with_task);
         Ok(serving.on_end(move |stage| match stage {
             Stage::Draining => reads.drain(),
-            // Another server publishes from now on.
-            Stage::Retired if is_publishing => reads.drain(),
-            Stage::Retired if has_publishers => {
+            // Another feed has the source or the publishers from now on.
+            Stage::Retired if is_publishing || has_publishers => {
                 reads.drain();
                 let subscribers = table.connections();
                 let ending = end_subscribers(runtime.clock(), feed.clone(), subscribers);
                 if let Err(error) = runtime.spawn(ending) {
-                    warn!(%error, "the subscribers of a fan-out without publishers stay connected");
+                    warn!(%error, "the subscribers of a fan-out without a source stay connected");
                 }
             }
             Stage::Retired => {

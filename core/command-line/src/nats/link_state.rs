@@ -67,7 +67,7 @@ impl Connection {
             Self::Away { since, .. } => *since,
             Self::Connecting | Self::Connected { .. } => now,
         };
-        *self = Self::Away { reason: reason.into(), since };
+        *self = Self::Away { reason: reason.chars().take(MAX_REASON).collect(), since };
     }
 }
 
@@ -111,3 +111,6 @@ impl MetricsSource for LinkState {
         vec![Link { role: self.role, address: self.address.to_string(), is_up, state }]
     }
 }
+
+/// The most characters of a reason. It may have a text of the server.
+const MAX_REASON: usize = 200;
