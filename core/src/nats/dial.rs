@@ -174,23 +174,23 @@ impl<R: Runtime, L: Layer, S: Session, F: FnMut(DialEvent<'_>)> Dialling<'_, R, 
         let (runtime, mut clock) = (self.runtime, self.runtime.clock());
         let mut end_log = LogLimit::default();
         loop {
-            let since = clock.now();
             let address = self.dial.servers.current().to_owned();
             let connect = self.dial.connect(runtime, self.layer.is_encrypted());
             let stop = (&self.dial.shutdown, &mut self.is_shut_down, &mut *self.connection);
-            let outcome = match unless_done(stop, runtime.clock(), connect).await {
+            let (outcome, lasted) = match unless_done(stop, runtime.clock(), connect).await {
                 None => return,
                 Some(Err(error)) => {
                     (self.observe)(DialEvent::Failed { address: &address, error: &error });
-                    error
+                    (error, Duration::ZERO)
                 }
                 Some(Ok((socket, client))) => {
+                    let since = clock.now();
                     let Some(outcome) = self.drive(&address, socket, client).await else { return };
-                    outcome
+                    (outcome, clock.now().since(since))
                 }
             };
             let now = clock.now();
-            let wait = self.dial.servers.ended(now.since(since));
+            let wait = self.dial.servers.ended(lasted);
             if let LogDecision::Log { suppressed } = end_log.check_unless_debugging(now) {
                 let (server, next) = (self.dial.server.as_deref(), self.dial.servers.current());
                 let wait = Time(wait);

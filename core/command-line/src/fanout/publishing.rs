@@ -8,7 +8,6 @@ use wirestate_core::{
     nats::{Config, Session as _, jetstream::LeaseConfig},
     shared::Shared,
     shutdown::ShutdownHandle,
-    status::LinkRole,
 };
 
 use crate::{
@@ -50,7 +49,7 @@ impl Publishing {
         let lease = LeaseConfig::new(format!("wirestate_{}", stream.name), holder(name))
             .with_storage(stream.storage)
             .with_replicas(stream.replicas);
-        let link = LinkState::new(LinkRole::PublishesTo, &address);
+        let link = LinkState::publishes_to(&address);
         let connector = flags.connector(address, connect_timeout)?;
         let ingest = Ingest::new(feed, pace, stream, &lease, jitter_seed());
         let ingest = ingest.map_err(CommandError::Config)?.with_name(name.cloned());

@@ -16,7 +16,6 @@ use wirestate_core::{
     },
     shared::Shared,
     shutdown::ShutdownHandle,
-    status::LinkRole,
 };
 use wirestate_tls::Client;
 
@@ -79,7 +78,7 @@ impl Reading {
                         .with_seed(jitter_seed());
                 let edge = Edge::new(feed, config).map_err(CommandError::Config)?;
                 let edge = edge.with_name(name.cloned());
-                let link = LinkState::new(LinkRole::ReadsFrom, &address);
+                let link = LinkState::reads_from(&address, feed);
                 let connector = nats.connector(*address, connect_timeout)?;
                 Self::Stream(Box::new(StreamReading { connector, edge, link }))
             }

@@ -114,8 +114,8 @@ impl Layer for NatsTls {
 
     fn wrap<M: Machine>(&self, address: &str, inner: M, now: Instant) -> MaybeTls<M> {
         let client = self.tls.as_ref().map(|tls| {
-            // INFO names other servers in plain text. Who can change that must not choose the
-            // name in the certificate as well.
+            // INFO names other servers in plain text. An attacker who changes it must not choose
+            // the name in the certificate as well.
             let is_given = self.servers.iter().any(|server| server == address);
             match server_name(address).filter(|_| is_given && !tls.has_name()) {
                 Some(name) => tls.client.with_name(name),

@@ -76,11 +76,9 @@ impl StreamFlags {
     pub(crate) fn check(&self, upstream: Option<&StreamAddress>) -> Result<(), String> {
         let Self { publish, creds, nkey, tls, .. } = self;
         if publish.is_some() && upstream.is_some() {
-            return Err(
-                "--publish and --upstream are both streams: a server of NATS can mirror a \
-                        stream itself"
-                    .into(),
-            );
+            let error =
+                "--publish and --upstream are both streams: a server of NATS can mirror one";
+            return Err(error.into());
         }
         let address = publish.as_ref().or(upstream);
         let file = match (creds, nkey) {

@@ -2,6 +2,7 @@
 
 use wirestate_core::{
     Instant,
+    fanout::Feed,
     nats::DialEvent,
     quantity::Time,
     shared::{Lock, Shared},
@@ -16,6 +17,8 @@ pub(crate) struct LinkState {
     role: LinkRole,
     /// Without a secret.
     address: Shared<str>,
+    /// The feed that counts failures, if it has this upstream.
+    feed: Option<Feed>,
     current: Shared<Lock<Current>>,
 }
 
@@ -41,12 +44,25 @@ enum Connection {
 }
 
 impl LinkState {
-    pub(crate) fn new(role: LinkRole, address: &StreamAddress) -> Self {
-        Self { role, address: address.to_string().into(), current: Shared::default() }
+    /// The stream to which a server publishes.
+    pub(crate) fn publishes_to(address: &StreamAddress) -> Self {
+        Self::new(LinkRole::PublishesTo, address, None)
+    }
+
+    /// The stream that is the upstream of `feed`.
+    pub(crate) fn reads_from(address: &StreamAddress, feed: &Feed) -> Self {
+        Self::new(LinkRole::ReadsFrom, address, Some(feed.clone()))
+    }
+
+    fn new(role: LinkRole, address: &StreamAddress, feed: Option<Feed>) -> Self {
+        Self { role, address: address.to_string().into(), feed, current: Shared::default() }
     }
 
     /// Records what has happened.
     pub(super) fn observe(&self, event: DialEvent<'_>, now: Instant) {
+        if let (DialEvent::Failed { .. }, Some(feed)) = (event, &self.feed) {
+            feed.connect_failed();
+        }
         self.current.with(|current| match event {
             DialEvent::Failed { error, .. } => {
                 current.failures += 1;
@@ -73,8 +89,8 @@ impl Connection {
 
 impl MetricsSource for LinkState {
     fn metrics(&self, _now: Instant) -> Vec<Metric> {
-        if self.role == LinkRole::ReadsFrom {
-            // The feed counts them.
+        if self.feed.is_some() {
+            // It has them.
             return Vec::new();
         }
         let Current { connection, connects, failures } = self.current.with(|it| it.clone());

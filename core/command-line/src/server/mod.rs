@@ -6,6 +6,7 @@ mod limits;
 mod prepared;
 mod process;
 mod reload;
+mod running;
 mod tasks;
 
 use core::iter;

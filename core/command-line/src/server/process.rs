@@ -5,8 +5,7 @@ use core::{
     future::poll_fn,
     mem,
     pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 use std::io;
 
@@ -17,13 +16,14 @@ use wirestate_core::{
     serve::{DrainReport, Server, ServerHandle},
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
-    status::{self, AllowedHosts, MetricsSource, Service, Services},
+    status::{self, AllowedHosts, Service, Services},
 };
 
 use super::{
     Definition, ProcessFlags, Share, Source,
-    prepared::{ConnectFn, EndFn, Prepared, ReloadFiles, Serving, Stage, Starting},
+    prepared::{Prepared, Serving, Stage, Starting},
     reload::{self, Change, Current, CurrentServer, LoadedFiles, Plan},
+    running::{Running, State},
     tasks::Tasks,
 };
 use crate::{
@@ -135,46 +135,6 @@ struct Process<'a, R: CommandRuntime> {
     status_tls: Option<ServerTls>,
     /// The first failure of a server that has ended.
     failure: Option<CommandError>,
-}
-
-/// A server that accepts connections, or has accepted them.
-struct Running<R: CommandRuntime> {
-    definition: Definition,
-    /// As configured.
-    listen: Option<String>,
-    addresses: Vec<Address>,
-    handle: ServerHandle,
-    upstreams: Vec<String>,
-    metrics: Shared<dyn MetricsSource>,
-    files: Vec<Shared<dyn ReloadFiles>>,
-    /// Serves the connections from now on.
-    connect: Shared<Lock<Box<ConnectFn<R>>>>,
-    on_end: EndFn,
-    /// Accepts connections and, unless the server moves, waits for their end.
-    serving: Pin<Box<dyn Future<Output = DrainReport> + Send>>,
-    /// How the connections have ended.
-    report: Option<DrainReport>,
-    /// What the end of the server waits for after that of its connections.
-    tasks: Tasks,
-    clock: R::Clock,
-    drain_timeout: Option<Duration>,
-    is_draining: bool,
-    state: State,
-    failure: Shared<Lock<Option<CommandError>>>,
-}
-
-/// What a [`Running`] server does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// It accepts connections.
-    Current,
-    /// It was removed from the configuration, and accepts the backlog.
-    Removed,
-    /// It was removed, and its connections continue.
-    Ending,
-    /// Another server with the same table of connections listens in its place, on another address.
-    /// This one accepts the backlog.
-    Moved,
 }
 
 impl<'a, R: CommandRuntime> Process<'a, R> {
@@ -471,67 +431,6 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             let listens = running.listen.is_some();
             Service::new(name, &running.handle, Some(metrics)).with_listener(listens)
         }));
-    }
-}
-
-impl<R: CommandRuntime> Running<R> {
-    /// Stops accepting, for the reason that `state` says.
-    fn retire(&mut self, state: State) {
-        self.state = state;
-        self.handle.soft_stop();
-        (self.on_end)(Stage::Retired);
-    }
-
-    /// Tells the tasks that a drain has begun.
-    fn begin_drain(&mut self) {
-        if !mem::replace(&mut self.is_draining, true) {
-            (self.on_end)(Stage::Draining);
-            self.tasks.limit(self.drain_timeout, self.clock.now());
-        }
-    }
-
-    /// Ready when the connections and the tasks have ended.
-    fn poll_ended(&mut self, runtime: &R, cx: &mut Context<'_>) -> Poll<DrainReport> {
-        // On threads, the waker of a task is an open file.
-        self.tasks.forget_ended(cx);
-        while self.report.is_none() {
-            let report = ready!(self.serving.as_mut().poll(cx));
-            if self.state == State::Removed {
-                self.state = State::Ending;
-                let (handle, mut clock) = (self.handle.clone(), runtime.clock());
-                self.serving = Box::pin(async move { handle.ended(&mut clock).await });
-                continue;
-            }
-            match self.handle.shutdown().requested() {
-                Shutdown::None | Shutdown::SoftStop => {}
-                // Also of a server that has drained itself.
-                Shutdown::Drain => self.begin_drain(),
-                Shutdown::Immediate => self.tasks.abort(self.clock.now()),
-            }
-            self.report = Some(report);
-        }
-        ready!(self.tasks.poll_ended(&mut self.clock, cx));
-        Poll::Ready(self.report.take().unwrap_or_default())
-    }
-
-    /// Logs the end of the server. Returns why it has failed.
-    fn end(mut self, report: DrainReport) -> Option<CommandError> {
-        if self.state == State::Moved {
-            return None;
-        }
-        (self.on_end)(Stage::Stopped);
-        let totals = self.handle.table().totals();
-        info!(
-            server = self.definition.shown_name(),
-            connections = totals.accepted,
-            drained = report.drained,
-            aborted = report.aborted,
-            refused = totals.refused.values().sum::<u64>(),
-            received = totals.bytes_received,
-            sent = totals.bytes_sent,
-            "stopped"
-        );
-        self.failure.with(Option::take)
     }
 }
 
