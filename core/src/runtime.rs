@@ -111,6 +111,21 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// ([`AddressErrors`]).
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 
+    /// Connects to `address`, one of the addresses of `name`, which is a `HOST:PORT`. Default: as
+    /// [`connect`](Self::connect).
+    ///
+    /// A runtime with TLS expects the host of `name` in the server's certificate.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    fn connect_named(
+        &self,
+        address: &str,
+        _name: &str,
+    ) -> impl Future<Output = io::Result<Self::Socket>> + Send {
+        self.connect(address)
+    }
+
     /// The local address of a connection (getsockname(2)); `None` if it has none. For an accepted
     /// connection, it is the address that the peer connected to.
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
@@ -277,10 +292,12 @@ pub async fn connect_retrying<R: Runtime>(
             pause = (pause * 2).min(MAX_RETRY_PAUSE);
         }
     };
-    within(&mut clock, limit, attempts).await.unwrap_or_else(|limit| {
-        let message = format!("no answer within {}", Time(limit));
-        Err(io::Error::new(io::ErrorKind::TimedOut, message))
-    })
+    within(&mut clock, limit, attempts).await.unwrap_or_else(|limit| Err(no_answer(limit)))
+}
+
+/// The error of an attempt that has taken `limit`.
+pub(crate) fn no_answer(limit: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {}", Time(limit)))
 }
 
 /// Whether an attempt has failed because no socket listens at `address`.

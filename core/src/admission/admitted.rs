@@ -42,14 +42,19 @@ impl Admitted {
     /// Ends the connection for a reason: logs it, counts it, and removes the entry from the table.
     pub fn end(mut self, reason: &impl Reason, now: Instant) {
         let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
-        let identity = self.entry.identity();
+        let (identity, upstream) = (self.entry.identity(), self.entry.upstream());
+        let endpoint = upstream.as_ref().map(|upstream| &*upstream.endpoint);
+        let connect = upstream.as_ref().map(|it| Seconds(it.connect_time).to_field());
         let (received, sent) = (self.entry.bytes_received(), self.entry.bytes_sent());
         let (label, age) = (reason.label(), Seconds(now.since(self.entry.since())).to_field());
         macro_rules! closed {
             ($log:ident, $suppressed:expr) => {
                 $log!(
-                    id, %peer, identity = identity.as_deref(), received, sent, age_seconds = age,
-                    reason = label, suppressed = $suppressed, server,
+                    id, %peer, identity = identity.as_deref(),
+                    upstream = endpoint.map(|endpoint| &**endpoint.upstream()),
+                    upstream_address = endpoint.map(|endpoint| &**endpoint.address()),
+                    connect_seconds = connect, received, sent, age_seconds = age, reason = label,
+                    suppressed = $suppressed, server,
                     "closed: {reason}"
                 )
             };

@@ -6,11 +6,13 @@ use core::{
     net::IpAddr,
     sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
     task::{Context, Waker},
+    time::Duration,
 };
 
 use super::Peer;
 use crate::{
     Instant, Status,
+    dial::Endpoint,
     shared::{AtomicU64, Lock, Shared, register_waker, wake},
 };
 
@@ -40,10 +42,21 @@ pub struct ConnectionEntry {
 struct State {
     peer: Peer,
     identity: Option<Shared<str>>,
+    upstream: Option<UpstreamConnection>,
     /// The machine's status when its driver last went to sleep.
     status: Status,
     /// Wakes the driver.
     driver: Option<Waker>,
+}
+
+/// The connection of a proxy to an upstream, for one client.
+#[derive(Clone, Debug)]
+pub struct UpstreamConnection {
+    /// The upstream, and which of its addresses was dialled.
+    pub endpoint: Shared<Endpoint>,
+    /// How long connecting took, with the lookup of the name and the attempts that have failed
+    /// before.
+    pub connect_time: Duration,
 }
 
 /// A command to a connection. A later variant overrides an earlier one.
@@ -71,6 +84,7 @@ impl ConnectionEntry {
             state: Lock::new(State {
                 peer,
                 identity: None,
+                upstream: None,
                 status: Status::default(),
                 driver: None,
             }),
@@ -104,6 +118,16 @@ impl ConnectionEntry {
             text.push(c);
         }
         self.state.with(|state| state.identity = Some(text.into()));
+    }
+
+    /// The upstream that a proxied connection was relayed to last.
+    pub fn upstream(&self) -> Option<UpstreamConnection> {
+        self.state.with(|state| state.upstream.clone())
+    }
+
+    /// Records the upstream of a proxied connection, for the log and the list of connections.
+    pub fn set_upstream(&self, upstream: UpstreamConnection) {
+        self.state.with(|state| state.upstream = Some(upstream));
     }
 
     /// When the connection was admitted.

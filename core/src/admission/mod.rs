@@ -32,7 +32,7 @@ mod table;
 pub(crate) use self::admitted::ABORTED;
 pub use self::{
     admitted::Admitted,
-    entry::{Command, ConnectionEntry},
+    entry::{Command, ConnectionEntry, UpstreamConnection},
     limits::{Limits, Refused},
     peer::Peer,
     table::{ConnectionTable, Snapshot, Totals},

@@ -5,13 +5,14 @@ use core::{num::NonZeroUsize, time::Duration};
 use crate::{
     ConfigError, Linger,
     config::{check_timeout, with_setters},
+    dial::CheckConfig,
     proxy_protocol::{HeaderPolicy, Version},
 };
 
 /// The settings of a proxy.
 ///
-/// A [`RelayFactory`](super::RelayFactory) alone ignores `connect_timeout`, `accept_proxy`,
-/// `send_proxy` and `pipes`: these are for [`Proxy`](super::Proxy).
+/// A [`RelayFactory`](super::RelayFactory) alone ignores `connect_timeout`, `resolve_interval`,
+/// `check`, `accept_proxy`, `send_proxy` and `pipes`: these are for [`Proxy`](super::Proxy).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
@@ -53,6 +54,13 @@ pub struct Config {
     /// operating system's limit for each attempt (about two minutes). Must be non-zero. Default:
     /// 10 s.
     pub connect_timeout: Option<Duration>,
+    /// The addresses of a name are looked up again after this time, and before that if one has
+    /// failed. `None`: only then. Must be non-zero. Default: 30 s.
+    ///
+    /// The system's resolver (getaddrinfo(3)) does not say how long an answer is valid.
+    pub resolve_interval: Option<Duration>,
+    /// Active health checks of the upstreams. Default: `None`, only passive ones.
+    pub check: Option<CheckConfig>,
     /// Clients connect through another proxy, and their connections begin with a PROXY header. An
     /// upstream is dialled once the header is complete. Default: `None`, no headers.
     pub accept_proxy: Option<HeaderPolicy>,
@@ -71,6 +79,8 @@ impl Default for Config {
             idle_buffers: 64,
             pipes: 256,
             connect_timeout: Some(Duration::from_secs(10)),
+            resolve_interval: Some(Duration::from_secs(30)),
+            check: None,
             accept_proxy: None,
             send_proxy: None,
         }
@@ -86,6 +96,8 @@ impl Config {
         with_idle_buffers(idle_buffers: usize);
         with_pipes(pipes: usize);
         with_connect_timeout(connect_timeout: impl Into<Option<Duration>>);
+        with_resolve_interval(resolve_interval: impl Into<Option<Duration>>);
+        with_check(check: impl Into<Option<CheckConfig>>);
         with_accept_proxy(accept_proxy: impl Into<Option<HeaderPolicy>>);
         with_send_proxy(send_proxy: impl Into<Option<Version>>);
     }
@@ -95,6 +107,10 @@ impl Config {
         check_timeout("linger.time", self.linger.time)?;
         check_timeout("drain_quiet", self.drain_quiet)?;
         check_timeout("connect_timeout", self.connect_timeout)?;
+        check_timeout("resolve_interval", self.resolve_interval)?;
+        if let Some(check) = &self.check {
+            check.check()?;
+        }
         let buffer = self.buffer.get();
         if self.accept_proxy.is_some() && buffer < MIN_BUFFER {
             let (value, min) = (buffer as u64, MIN_BUFFER as u64);
@@ -125,6 +141,15 @@ mod tests {
             (config().with_linger(linger), "linger.time must be non-zero"),
             (config().with_drain_quiet(Duration::ZERO), "drain_quiet must be non-zero"),
             (config().with_connect_timeout(Duration::ZERO), "connect_timeout must be non-zero"),
+            (config().with_resolve_interval(Duration::ZERO), "resolve_interval must be non-zero"),
+            (
+                config().with_check(CheckConfig::default().with_interval(Duration::ZERO)),
+                "check.interval must be non-zero",
+            ),
+            (
+                config().with_check(CheckConfig::default().with_timeout(Duration::ZERO)),
+                "check.timeout must be non-zero",
+            ),
             (
                 headers().with_buffer(const { NonZeroUsize::new(255).unwrap() }),
                 "buffer is 255, but must be at least 256",

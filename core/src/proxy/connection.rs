@@ -12,6 +12,8 @@ use std::{
     vec::Vec,
 };
 
+use tracing::debug;
+
 use super::{
     Proxy, ProxyReason, Relay, RelayFactory, Side,
     dialler::{Dialler, Dialling},
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::{
     ConnectionError, Event, Instant, Machine, Status,
-    admission::{Admitted, Peer},
+    admission::{Admitted, ConnectionEntry, ConnectionTable, Peer},
     drive::{
         Clock, Ended, Readiness, Sink, Source, Transfer, Turn, deliver, flush,
         seat::Seated,
@@ -30,7 +32,9 @@ use crate::{
         turn,
     },
     proxy_protocol::{self, Header, HeaderReader, identify},
+    quantity::Seconds,
     runtime::Runtime,
+    shared::Shared,
 };
 
 /// Dials an upstream for a client, and relays between them until both sides have ended.
@@ -114,6 +118,7 @@ impl<R: Runtime> ProxiedConnection<R> {
 
     /// Updates the entry in the table of connections, and applies commands from there.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
+        self.relaying.entry = Some((admitted.table().clone(), admitted.entry()));
         self.session.set_admitted(admitted);
         self
     }
@@ -169,6 +174,8 @@ struct Relaying<R: Runtime> {
     loops: Option<LoopDetector>,
     client: Connected<R::Socket>,
     upstream: Upstream<R>,
+    /// Where the upstream is recorded.
+    entry: Option<(ConnectionTable, Shared<ConnectionEntry>)>,
     directions: Directions<R::Socket>,
     /// Set while a forwarded reset waits until the output before it is acknowledged.
     reset_wait: Option<ResetWait>,
@@ -306,6 +313,7 @@ impl<R: Runtime> Relaying<R> {
             loops,
             client: Connected::new(client),
             upstream: Upstream::Absent,
+            entry: None,
             directions: Directions::new(pipes),
             reset_wait: None,
             is_local: false,
@@ -373,6 +381,7 @@ impl<R: Runtime> Relaying<R> {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, dialler))) => {
                 self.relay.handle_connected(now, dialler.has_another());
+                self.record_upstream(&dialler);
                 self.upstream = Upstream::Connected(Connected::new(socket), Some(dialler));
             }
             Poll::Ready(Err(error)) => {
@@ -380,6 +389,22 @@ impl<R: Runtime> Relaying<R> {
                 self.relay.refuse(ProxyReason::NoUpstream(error), now);
             }
         }
+    }
+
+    /// Records the upstream in the table of connections and in the log.
+    fn record_upstream(&self, dialler: &Dialler<R>) {
+        let (Some((table, entry)), Some(upstream)) = (&self.entry, dialler.upstream()) else {
+            return;
+        };
+        debug!(
+            id = entry.id(),
+            upstream = &**upstream.endpoint.upstream(),
+            upstream_address = &**upstream.endpoint.address(),
+            connect_seconds = Seconds(upstream.connect_time).to_field(),
+            server = table.name(),
+            "connected to the upstream"
+        );
+        entry.set_upstream(upstream);
     }
 
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {

@@ -1,24 +1,31 @@
 //! Dials the upstreams for one client, one after the other, within a timeout.
 
-use std::{boxed::Box, future::Future, io, pin::Pin, string::ToString, time::Duration};
+use std::{
+    boxed::Box, future::Future, io, net::SocketAddr, pin::Pin, string::String, string::ToString,
+    time::Duration, vec::Vec,
+};
 
 use super::{
-    DialError, Proxy, Selection,
+    Config, DialError, Lookup, Proxy, Selection, Upstreams,
     loop_detection::{LoopDetector, SelfConnection, TrackedConnection},
 };
 use crate::{
+    Instant,
+    admission::UpstreamConnection,
     drive::Clock,
-    runtime::{AddressErrors, Runtime, connect_within},
+    runtime::{AddressErrors, Runtime, no_answer, within},
+    shared::Shared,
 };
 
 /// The attempts to connect one client to an upstream.
 pub(super) struct Dialler<R> {
     runtime: R,
     pub(super) selection: Selection,
-    /// The time for all attempts together.
-    timeout: Option<Duration>,
-    /// The remaining part of `timeout`.
+    config: Shared<Config>,
+    /// The remaining part of [`Config::connect_timeout`].
     remaining: Option<Duration>,
+    /// How long the last dial took.
+    connect_time: Duration,
     loops: Option<LoopDetector>,
     /// The entry of the connection to the upstream in `loops`.
     tracked: Option<Box<TrackedConnection>>,
@@ -30,9 +37,16 @@ pub(super) type Dialling<R> =
 
 impl<R> Dialler<R> {
     pub(super) fn new(runtime: R, proxy: &Proxy, loops: Option<LoopDetector>) -> Self {
-        let timeout = proxy.relays().config().connect_timeout;
-        let selection = proxy.upstreams().select();
-        Self { runtime, selection, timeout, remaining: timeout, loops, tracked: None }
+        let config = proxy.relays().shared_config();
+        let (selection, remaining) = (proxy.upstreams().select(), config.connect_timeout);
+        let connect_time = Duration::ZERO;
+        Self { runtime, selection, config, remaining, connect_time, loops, tracked: None }
+    }
+
+    /// The upstream that is connected to.
+    pub(super) fn upstream(&self) -> Option<UpstreamConnection> {
+        let endpoint = self.selection.endpoint()?.clone();
+        Some(UpstreamConnection { endpoint, connect_time: self.connect_time })
     }
 
     /// Whether another upstream can be tried, and there is time for it.
@@ -46,18 +60,38 @@ impl<R: Runtime> Dialler<R> {
     /// the dialler, which can dial again if the connection is lost.
     pub(super) async fn dial(mut self) -> Result<(R::Socket, Self), DialError> {
         self.tracked = None;
-        let clock = self.runtime.clock();
-        let deadline = self.remaining.map(|remaining| clock.now() + remaining);
+        let mut clock = self.runtime.clock();
+        let began = clock.now();
+        let deadline = self.remaining.map(|remaining| began + remaining);
         let has_elapsed = |now| deadline.is_some_and(|deadline| now >= deadline);
-        while !has_elapsed(clock.now())
-            && let Some(address) = self.selection.next_address(clock.now())
-        {
+        self.selection.upstreams().look_up_again(&self.runtime, &self.config, began);
+        while !has_elapsed(clock.now()) {
+            let Some(address) = self.selection.next_address(clock.now()) else {
+                // The names whose addresses have failed may have others now.
+                let Some(lookup) = self.selection.lookup_again(began) else { break };
+                let limit = deadline.map(|deadline| deadline.since(clock.now()));
+                let found = look_up(&self.runtime, &mut clock, lookup.name(), limit).await;
+                lookup.finish(found, self.config.resolve_interval, clock.now());
+                continue;
+            };
             // Each attempt gets an equal share of the time. So an upstream that does not answer
             // leaves time for the others.
             let shares = u32::try_from(self.selection.remaining()).unwrap_or(u32::MAX);
             let shares = shares.saturating_add(1);
             let share = deadline.map(|deadline| deadline.since(clock.now()) / shares);
-            let connected = connect_within(&self.runtime, &address, share).await;
+            if let Some(lookup) = self.selection.lookup() {
+                let found = look_up(&self.runtime, &mut clock, lookup.name(), share).await;
+                let (now, error) = (clock.now(), found.as_ref().err().cloned());
+                lookup.finish(found, self.config.resolve_interval, now);
+                if let Some(error) = error {
+                    self.selection.handle_failure(error, now);
+                }
+                continue;
+            }
+            let name = self.selection.endpoint().map_or(&address, |endpoint| endpoint.upstream());
+            let connect = self.runtime.connect_named(&address, name);
+            let connected = within(&mut clock, share, connect).await;
+            let connected = connected.unwrap_or_else(|limit| Err(no_answer(limit)));
             let now = clock.now();
             match connected {
                 Ok(socket) => {
@@ -68,6 +102,7 @@ impl<R: Runtime> Dialler<R> {
                     self.tracked = tracked;
                     self.selection.handle_connected(now);
                     self.remaining = deadline.map(|deadline| deadline.since(now));
+                    self.connect_time = now.since(began);
                     return Ok((socket, self));
                 }
                 Err(error) if is_exhausted(&error) => {
@@ -76,7 +111,7 @@ impl<R: Runtime> Dialler<R> {
                 Err(error) => self.selection.handle_failure(error.to_string(), now),
             }
         }
-        let timeout = self.timeout.filter(|_| has_elapsed(clock.now()));
+        let timeout = self.config.connect_timeout.filter(|_| has_elapsed(clock.now()));
         Err(self.selection.into_error(timeout))
     }
 
@@ -87,6 +122,35 @@ impl<R: Runtime> Dialler<R> {
             (None, _) | (_, None) => Ok(None),
         }
     }
+}
+
+impl Upstreams {
+    /// Looks up in the background the names whose addresses are old or have failed. Meanwhile the
+    /// addresses that are known stay in use.
+    fn look_up_again<R: Runtime>(&self, runtime: &R, config: &Shared<Config>, now: Instant) {
+        while let Some(lookup) = self.poll_lookup(false, now) {
+            let (looking_up, config) = (runtime.clone(), config.clone());
+            // Without a thread for it, the next connection after a second tries again.
+            let _ = runtime.spawn(async move { run_lookup(&looking_up, lookup, &config).await });
+        }
+    }
+}
+
+/// Looks up a name.
+pub(super) async fn run_lookup<R: Runtime>(runtime: &R, lookup: Lookup, config: &Config) {
+    let mut clock = runtime.clock();
+    let found = look_up(runtime, &mut clock, lookup.name(), config.connect_timeout).await;
+    lookup.finish(found, config.resolve_interval, clock.now());
+}
+
+async fn look_up<R: Runtime>(
+    runtime: &R,
+    clock: &mut R::Clock,
+    name: &str,
+    limit: Option<Duration>,
+) -> Result<Vec<SocketAddr>, String> {
+    let found = within(clock, limit, runtime.resolve(name)).await;
+    found.unwrap_or_else(|limit| Err(no_answer(limit))).map_err(|error| error.to_string())
 }
 
 /// Whether this process or machine has run out of memory or open files (socket(2)): `ENOMEM`,

@@ -2,7 +2,7 @@
 
 use std::{boxed::Box, collections::BTreeMap, net::SocketAddr, string::ToString};
 
-use super::Upstreams;
+use super::{Upstreams, upstreams::EndpointId};
 use crate::{
     admission::Peer,
     runtime::{Address, Runtime, unix_path},
@@ -46,13 +46,13 @@ type Endpoints = (SocketAddr, SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Accepted,
-    /// To the upstream with this index.
-    Dialled(usize),
+    /// To this endpoint.
+    Dialled(EndpointId),
 }
 
-/// A connection of the proxy to itself, through the upstream with this index.
+/// A connection of the proxy to itself, through this endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SelfConnection(pub(super) usize);
+pub(super) struct SelfConnection(pub(super) EndpointId);
 
 /// The entry of an open connection. It is removed on drop.
 #[derive(Debug)]
@@ -93,19 +93,19 @@ impl LoopDetector {
         }
     }
 
-    /// Tracks a connection that was made to `upstream`.
+    /// Tracks a connection that was made to `endpoint`.
     pub(super) fn dialled<R: Runtime>(
         &self,
         runtime: &R,
-        upstream: usize,
+        endpoint: EndpointId,
         socket: &R::Socket,
     ) -> Result<Option<Box<TrackedConnection>>, SelfConnection> {
         match (runtime.local_address(socket), runtime.dialled_address(socket)) {
             (Some(from), Some(Address::Ip(to))) => {
-                self.track((from, to), Origin::Dialled(upstream)).map(Some)
+                self.track((from, to), Origin::Dialled(endpoint)).map(Some)
             }
             (_, Some(path)) if self.inner.listening.contains(&path) => {
-                Err(SelfConnection(upstream))
+                Err(SelfConnection(endpoint))
             }
             (_, Some(_) | None) => Ok(None),
         }
@@ -121,9 +121,9 @@ impl LoopDetector {
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let endpoints = (canonical(from), canonical(to));
         self.inner.open.with(|open| match (open.by_endpoints.get(&endpoints), origin) {
-            (Some((Origin::Accepted, _)), Origin::Dialled(upstream))
-            | (Some(&(Origin::Dialled(upstream), _)), Origin::Accepted) => {
-                Err(SelfConnection(upstream))
+            (Some((Origin::Accepted, _)), Origin::Dialled(endpoint))
+            | (Some(&(Origin::Dialled(endpoint), _)), Origin::Accepted) => {
+                Err(SelfConnection(endpoint))
             }
             // An entry of the same origin belongs to a connection that has ended, since its
             // endpoints are in use again.
@@ -156,6 +156,8 @@ mod tests {
     use super::*;
     use crate::proxy::Balance;
 
+    const FIRST: EndpointId = EndpointId::new(0, 1);
+
     fn detector(listening: Address, upstream: &str) -> Option<LoopDetector> {
         LoopDetector::new(vec![listening], &Upstreams::new([upstream], Balance::RoundRobin, 1))
     }
@@ -170,11 +172,11 @@ mod tests {
             detector(Address::Ip("0.0.0.0:9500".parse().unwrap()), "10.0.0.1:9500").unwrap();
         let own = endpoints("10.0.0.1:40000", "10.0.0.1:9500");
         let mapped = endpoints("[::ffff:10.0.0.1]:40000", "[::ffff:10.0.0.1]:9500");
-        let dialled = detector.track(own, Origin::Dialled(0)).unwrap();
-        assert_eq!(detector.track(mapped, Origin::Accepted).unwrap_err(), SelfConnection(0));
+        let dialled = detector.track(own, Origin::Dialled(FIRST)).unwrap();
+        assert_eq!(detector.track(mapped, Origin::Accepted).unwrap_err(), SelfConnection(FIRST));
         drop(dialled);
         let accepted = detector.track(mapped, Origin::Accepted).unwrap();
-        assert_eq!(detector.track(own, Origin::Dialled(3)).unwrap_err(), SelfConnection(3));
+        assert_eq!(detector.track(own, Origin::Dialled(FIRST)).unwrap_err(), SelfConnection(FIRST));
         drop(accepted);
         assert!(detector.inner.open.with(|open| open.by_endpoints.is_empty()), "no entry is left");
     }
@@ -188,7 +190,7 @@ mod tests {
         let client =
             detector.track(endpoints("127.0.0.1:40000", "127.0.0.1:9500"), Origin::Accepted);
         let upstream =
-            detector.track(endpoints("127.0.0.1:40000", "10.0.0.1:9500"), Origin::Dialled(0));
+            detector.track(endpoints("127.0.0.1:40000", "10.0.0.1:9500"), Origin::Dialled(FIRST));
         assert!(client.is_ok() && upstream.is_ok());
         // The client connects again from the same port before its last entry is removed.
         let again =

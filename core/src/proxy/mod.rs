@@ -73,7 +73,10 @@ mod upstreams;
 pub use self::{
     config::{Config, MIN_BUFFER},
     relay::{ProxyReason, Relay, RelayFactory, RelaySide, Side},
-    upstreams::{Balance, DialError, FailedAttempt, Selection, UpstreamCounters, Upstreams},
+    upstreams::{
+        Balance, DialError, DueCheck, EndpointCounters, FailedAttempt, Lookup, Selection,
+        UpstreamCounters, Upstreams,
+    },
 };
 #[cfg(feature = "std")]
 pub use self::{

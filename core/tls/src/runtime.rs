@@ -130,10 +130,14 @@ impl<R: Runtime> Runtime for TlsRuntime<R> {
     /// # Errors
     /// As [`Runtime::connect`]. If the handshake fails, the error has the text of the
     /// [`Failure`](crate::Failure).
-    async fn connect(&self, address: &str) -> io::Result<Self::Socket> {
-        let mut socket = self.inner.connect(address).await?;
+    fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send {
+        self.connect_named(address, address)
+    }
+
+    async fn connect_named(&self, address: &str, name: &str) -> io::Result<Self::Socket> {
+        let mut socket = self.inner.connect_named(address, name).await?;
         let Some(client) = &self.client else { return Ok(MaybeTlsStream::Plain(socket)) };
-        let client = match server_name(address).filter(|_| self.is_named_by_address) {
+        let client = match server_name(name).filter(|_| self.is_named_by_address) {
             Some(name) => &client.with_name(name),
             None => client,
         };

@@ -40,6 +40,11 @@ impl RelayFactory {
         self.pool.in_use()
     }
 
+    #[cfg(feature = "std")]
+    pub(in super::super) fn shared_config(&self) -> Shared<Config> {
+        self.config.clone()
+    }
+
     /// The settings.
     pub fn config(&self) -> &Config {
         &self.config

@@ -1,29 +1,46 @@
 //! The upstreams of a proxy: the selection of the next one to dial, and the health of each.
 
+mod checks;
 mod error;
+mod lookups;
 mod selection;
+mod state;
 
 use alloc::{string::String, vec::Vec};
 use core::time::Duration;
 
 use tracing::{debug, info, warn};
 
+#[cfg(feature = "std")]
+pub(super) use self::state::EndpointId;
+#[cfg(not(feature = "std"))]
+use self::state::EndpointId;
+use self::state::{EndpointState, State, UpstreamState};
 pub use self::{
+    checks::DueCheck,
     error::{DialError, FailedAttempt},
+    lookups::Lookup,
     selection::Selection,
 };
 use crate::{
     Instant,
-    dial::Backoff,
-    log_limit::{LogDecision, LogLimit},
+    admission::{ConnectionTable, UpstreamConnection},
+    dial::Endpoint,
+    log_limit::LogDecision,
     quantity::Time,
     shared::{Lock, Shared},
 };
 
 /// The upstreams of a proxy. Clones are the same upstreams.
 ///
-/// Health checks are passive. A failed attempt marks an upstream as down for a back-off time with
-/// jitter ([`Backoff`]), in which others are preferred. After that, one connection tries it again,
+/// An upstream whose address has a name is an [`Endpoint`] for each address of that name, once it
+/// was looked up ([`poll_lookup`](Self::poll_lookup), [`Selection::lookup`]). Connections are
+/// distributed over the endpoints, and each endpoint is up or down by itself; what follows says
+/// "upstream" for both.
+///
+/// Health checks are passive, unless there are [active](Self::poll_check) ones as well. A failed
+/// attempt marks an upstream as down for a back-off time with jitter
+/// ([`Backoff`](crate::dial::Backoff)), in which others are preferred. After that, one connection tries it again,
 /// while the others prefer other upstreams for 5 s more. If all upstreams are down, they are tried
 /// anyway.
 ///
@@ -39,7 +56,8 @@ use crate::{
 /// byte ends in any other way, or when bytes move on a connection that has lasted for 5 s. (The
 /// latter covers services that only receive.)
 ///
-/// It holds a small, fixed state for each upstream, and nothing for each connection.
+/// It holds a small, fixed state for each upstream, for each of at most 64 addresses of a name, and
+/// for each earlier address with open connections. It holds nothing for each connection.
 ///
 /// ```
 /// use wirestate_core::{Instant, proxy::{Balance, Upstreams}};
@@ -56,7 +74,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Upstreams {
-    inner: Shared<Inner>,
+    state: Shared<Lock<State>>,
     server: Option<Shared<str>>,
 }
 
@@ -72,50 +90,39 @@ pub enum Balance {
     LeastConnections,
 }
 
-#[derive(Debug)]
-struct Inner {
-    addresses: Vec<Shared<str>>,
-    balance: Balance,
-    state: Lock<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    /// In the order of the addresses.
-    upstreams: Vec<UpstreamState>,
-    /// The index at which the next selection begins.
-    next: usize,
-}
-
-#[derive(Debug)]
-struct UpstreamState {
-    connects: u64,
-    failures: u64,
-    open: u64,
-    backoff: Backoff,
-    /// If the upstream is down: the time before which it is not preferred.
-    down_until: Option<Instant>,
-    /// The last connection reached the proxy itself: the upstream is not tried before `down_until`.
-    is_self: bool,
-    /// Limits the log lines about a failure: a flapping upstream causes one for each connection.
-    log_limit: LogLimit,
-    /// The last failure was logged, so the recovery is logged as well.
-    is_down_logged: bool,
-}
-
 /// The health of an upstream, and counts of its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpstreamCounters {
-    /// The address, `host:port` or `unix:PATH`.
+    /// The address as configured, `host:port` or `unix:PATH`.
     pub address: Shared<str>,
+    /// Whether it is used only while no other upstream is available.
+    pub is_backup: bool,
     /// Connections made.
     pub connects: u64,
     /// Failed attempts, and connections that count as failed (see [`Upstreams`]).
     pub failures: u64,
     /// Connections that are open or being made.
     pub open: u64,
-    /// Whether the upstream is up: it has not failed since it last worked.
+    /// Whether one of its addresses is up.
+    pub up: bool,
+    /// Lookups of its name that have failed.
+    pub lookup_failures: u64,
+    /// Health checks that have failed.
+    pub check_failures: u64,
+    /// Its addresses: one, unless `address` has a name with several.
+    pub endpoints: Vec<EndpointCounters>,
+}
+
+/// The health of an address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointCounters {
+    /// The address, `IP:PORT` or `unix:PATH`; or the name, before it was looked up.
+    pub address: Shared<str>,
+    /// Connections that are open or being made.
+    pub open: u64,
+    /// Whether it is up: it has not failed since it last worked.
     pub up: bool,
 }
 
@@ -127,22 +134,25 @@ impl Upstreams {
         balance: Balance,
         seed: u64,
     ) -> Self {
-        let addresses: Vec<Shared<str>> =
-            addresses.into_iter().map(|address| address.into().into()).collect();
-        let upstream = |seed| UpstreamState {
-            connects: 0,
-            failures: 0,
-            open: 0,
-            backoff: Backoff::new(seed),
-            down_until: None,
-            is_self: false,
-            log_limit: LogLimit::default(),
-            is_down_logged: false,
-        };
-        let upstreams =
-            (0_u64..).zip(&addresses).map(|(i, _)| upstream(seed.wrapping_add(i))).collect();
-        let state = Lock::new(State { upstreams, next: 0 });
-        Self { inner: Shared::new(Inner { addresses, balance, state }), server: None }
+        let state = Shared::new(Lock::new(State::new(balance, seed)));
+        Self { state, server: None }.with(addresses, false)
+    }
+
+    /// Adds upstreams that are used only while no other one is available.
+    pub fn with_backups<A: Into<String>>(self, addresses: impl IntoIterator<Item = A>) -> Self {
+        self.with(addresses, true)
+    }
+
+    fn with<A: Into<String>>(
+        self,
+        addresses: impl IntoIterator<Item = A>,
+        is_backup: bool,
+    ) -> Self {
+        for address in addresses {
+            let address = address.into().into();
+            self.state.with(|state| state.add(address, is_backup));
+        }
+        self
     }
 
     /// Sets the name of the proxy, the field `server` of the log lines. Default: none.
@@ -150,17 +160,51 @@ impl Upstreams {
         Self { server, ..self }
     }
 
-    /// The health and the counts of each upstream, in the order of the addresses.
+    /// Counts the open connections of `table`, which the proxy had to upstreams of the same
+    /// addresses before it was configured anew. So [`Balance::LeastConnections`] takes them into
+    /// account.
+    ///
+    /// Call it before the first [`select`](Self::select).
+    pub fn continue_from(&self, table: &ConnectionTable) {
+        let mut earlier: Vec<Shared<Endpoint>> = Vec::new();
+        for connection in table.connections() {
+            if let Some(UpstreamConnection { endpoint, .. }) = connection.upstream()
+                && !earlier.iter().any(|other| Shared::ptr_eq(other, &endpoint))
+            {
+                earlier.push(endpoint);
+            }
+        }
+        self.state.with(|state| {
+            state.earlier = earlier;
+            state.use_earlier();
+        });
+    }
+
+    /// The health and the counts of each upstream: those without backups first, each in the order
+    /// in which they are configured.
     pub fn counters(&self) -> Vec<UpstreamCounters> {
-        self.inner.state.with(|state| {
-            let counters = |(address, upstream): (&Shared<str>, &UpstreamState)| UpstreamCounters {
-                address: address.clone(),
-                connects: upstream.connects,
-                failures: upstream.failures,
-                open: upstream.open,
-                up: upstream.down_until.is_none(),
+        self.state.with(|state| {
+            let counters = |(index, upstream): (usize, &UpstreamState)| {
+                let endpoint = |state: &EndpointState| EndpointCounters {
+                    address: state.endpoint.address().clone(),
+                    open: state.endpoint.open() as u64,
+                    up: state.is_up(),
+                };
+                let endpoints: Vec<_> = state.listed(index).map(endpoint).collect();
+                let all = state.endpoints.iter().filter(|it| it.id.upstream == index);
+                UpstreamCounters {
+                    address: upstream.address.clone(),
+                    is_backup: upstream.is_backup,
+                    connects: upstream.connects,
+                    failures: upstream.failures,
+                    open: all.map(|it| it.endpoint.open() as u64).sum(),
+                    up: endpoints.iter().any(|endpoint| endpoint.up),
+                    lookup_failures: upstream.name.as_ref().map_or(0, |name| name.failures),
+                    check_failures: upstream.check_failures,
+                    endpoints,
+                }
             };
-            self.inner.addresses.iter().zip(&state.upstreams).map(counters).collect()
+            state.upstreams.iter().enumerate().map(counters).collect()
         })
     }
 
@@ -170,82 +214,107 @@ impl Upstreams {
     }
 
     #[cfg(feature = "std")]
-    pub(super) fn addresses(&self) -> &[Shared<str>] {
-        &self.inner.addresses
+    pub(super) fn addresses(&self) -> Vec<Shared<str>> {
+        self.state
+            .with(|state| state.upstreams.iter().map(|upstream| upstream.address.clone()).collect())
     }
 
-    /// Marks an upstream as up, and restarts its back-off.
-    fn mark_up(&self, index: usize) {
-        let (was_down, is_logged) = self.with(index, |upstream| {
-            upstream.backoff.reset();
-            upstream.is_self = false;
-            (upstream.down_until.take().is_some(), upstream.is_down_logged)
+    /// Marks an endpoint as up, and restarts its back-off.
+    fn mark_up(&self, id: EndpointId) {
+        let marked = self.state.with(|state| {
+            let endpoint = state.endpoint(id)?;
+            endpoint.backoff.reset();
+            endpoint.is_self = false;
+            let was_down = endpoint.down_until.take().is_some();
+            was_down.then(|| (endpoint.endpoint.clone(), endpoint.is_down_logged))
         });
-        let (upstream, server) = (&self.inner.addresses[index], self.server.as_deref());
-        if was_down && is_logged {
-            info!(%upstream, server, "upstream up again");
-        } else if was_down {
-            debug!(%upstream, server, "upstream up again");
+        let Some((endpoint, is_logged)) = marked else { return };
+        let (upstream, address, server) =
+            (endpoint.upstream(), endpoint.resolved(), self.server.as_deref());
+        if is_logged {
+            info!(%upstream, address, server, "upstream up again");
+        } else {
+            debug!(%upstream, address, server, "upstream up again");
         }
     }
 
-    /// Counts a failure, and logs it. The upstream is marked as down if the connection `is_young`
-    /// (younger than [`PROBATION`]) and either `is_probe` or the upstream was up.
-    fn mark_failed(&self, index: usize, is_young: bool, is_probe: bool, error: &str, now: Instant) {
-        let down = self.with(index, |upstream| {
+    /// Counts a failure, and logs it. The endpoint is marked as down if the connection `is_young`
+    /// (younger than [`PROBATION`]) and either `is_probe` or the endpoint was up.
+    fn mark_failed(
+        &self,
+        id: EndpointId,
+        is_young: bool,
+        is_probe: bool,
+        error: &str,
+        now: Instant,
+    ) {
+        let marked = self.state.with(|state| {
+            let upstream = &mut state.upstreams[id.upstream];
             upstream.failures += 1;
-            if upstream.is_self && upstream.down_until.is_some_and(|until| until > now) {
-                return None; // `mark_as_self` has set the time until the next attempt
+            if let Some(name) = &mut upstream.name {
+                name.handle_failure(now);
             }
-            upstream.is_self = false;
+            let has_others = state.all_listed().nth(1).is_some();
+            let state = state.endpoint(id)?;
+            let endpoint = state.endpoint.clone();
+            if state.is_excluded(now) {
+                // `mark_as_self` has set the time until the next attempt.
+                return Some((endpoint, has_others, None));
+            }
+            state.is_self = false;
             // Connections that fail together are one failure for the back-off.
-            let advances_backoff = is_probe || upstream.down_until.is_none();
-            (is_young && advances_backoff).then(|| {
-                let wait = upstream.backoff.next();
-                let was_up = upstream.down_until.replace(now + wait).is_none();
+            let advances_backoff = is_probe || state.down_until.is_none();
+            let down = (is_young && advances_backoff).then(|| {
+                let wait = state.backoff.next();
+                let was_up = state.down_until.replace(now + wait).is_none();
                 was_up.then(|| {
-                    let decision = upstream.log_limit.check_unless_debugging(now);
-                    upstream.is_down_logged = decision != LogDecision::Suppress;
+                    let decision = state.log_limit.check_unless_debugging(now);
+                    state.is_down_logged = decision != LogDecision::Suppress;
                     (wait, decision)
                 })
-            })
+            });
+            Some((endpoint, has_others, down.flatten()))
         });
-        let (upstream, server) = (&self.inner.addresses[index], self.server.as_deref());
-        match down.flatten() {
-            Some((wait, LogDecision::Log { suppressed })) if self.inner.addresses.len() > 1 => {
+        let Some((endpoint, has_others, down)) = marked else { return };
+        let (upstream, address, server) =
+            (endpoint.upstream(), endpoint.resolved(), self.server.as_deref());
+        match down {
+            Some((wait, LogDecision::Log { suppressed })) if has_others => {
                 warn!(
-                    %upstream, suppressed, server,
+                    %upstream, address, suppressed, server,
                     "upstream down, not preferred for {}: {error}", Time(wait)
                 );
             }
             // There is no other upstream to prefer.
             Some((_, LogDecision::Log { suppressed })) => {
-                warn!(%upstream, suppressed, server, "upstream down: {error}");
+                warn!(%upstream, address, suppressed, server, "upstream down: {error}");
             }
             Some((_, LogDecision::Suppress)) | None => {
-                debug!(%upstream, server, "upstream failed: {error}");
+                debug!(%upstream, address, server, "upstream failed: {error}");
             }
         }
     }
 
-    /// Marks an upstream as the proxy itself, not to be tried for 5 s. Returns its address.
+    /// Marks an endpoint as the proxy itself, not to be tried for 5 s. Returns the upstream's
+    /// address.
     #[cfg(feature = "std")]
-    pub(super) fn mark_as_self(&self, index: usize, now: Instant) -> Shared<str> {
-        let is_new = self.with(index, |upstream| {
+    pub(super) fn mark_as_self(&self, id: EndpointId, now: Instant) -> Shared<str> {
+        let (upstream, is_new) = self.state.with(|state| {
+            let upstream = &mut state.upstreams[id.upstream];
             upstream.failures += 1;
-            upstream.down_until = Some(now + PROBATION);
-            upstream.is_down_logged = true;
-            !core::mem::replace(&mut upstream.is_self, true)
+            let address = upstream.address.clone();
+            let is_new = state.endpoint(id).is_some_and(|endpoint| {
+                endpoint.down_until = Some(now + PROBATION);
+                endpoint.is_down_logged = true;
+                !core::mem::replace(&mut endpoint.is_self, true)
+            });
+            (address, is_new)
         });
-        let (upstream, server) = (&self.inner.addresses[index], self.server.as_deref());
+        let server = self.server.as_deref();
         if is_new {
             warn!(%upstream, server, "upstream down, not tried for {}: {IS_SELF}", Time(PROBATION));
         }
-        upstream.clone()
-    }
-
-    fn with<T>(&self, index: usize, f: impl FnOnce(&mut UpstreamState) -> T) -> T {
-        self.inner.state.with(|state| f(&mut state.upstreams[index]))
+        upstream
     }
 }
 

@@ -1,32 +1,31 @@
 //! The selection of an upstream for one connection, and the report of its health.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 use core::{mem, time::Duration};
 
 use super::{
-    Balance, DialError, FailedAttempt, IS_SELF, Inner, PROBATION, State, UpstreamState, Upstreams,
+    DialError, FailedAttempt, IS_SELF, Lookup, PROBATION, Upstreams,
+    state::{Chosen, EndpointId},
 };
-use crate::{Instant, shared::Shared};
+use crate::{Instant, dial::Endpoint, shared::Shared};
 
 /// The selection of an upstream for one connection, and then that upstream's connection.
 ///
-/// Each upstream is tried at most once: first those that are up, then those that are down. The
-/// upstream that is being tried or is connected to counts as an open connection.
+/// Each endpoint is tried at most once: first those that are up, then backups that are up, then
+/// those that are down, and then backups that are down. The endpoint that is being tried or is
+/// connected to counts as an open connection.
 #[derive(Debug)]
 pub struct Selection {
     upstreams: Upstreams,
-    /// The failed attempts, each with the index of its upstream.
-    failed: Vec<(usize, FailedAttempt)>,
+    /// The failed attempts, each with its endpoint.
+    failed: Vec<(EndpointId, FailedAttempt)>,
     current: Option<Current>,
 }
 
 /// The upstream that is being tried or is connected to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Current {
-    /// The index in [`Upstreams::addresses`].
-    index: usize,
-    /// The upstream was down, and this connection tries whether it is up again.
-    is_probe: bool,
+    chosen: Chosen,
     progress: Progress,
 }
 
@@ -57,24 +56,47 @@ impl Selection {
     pub fn next_address(&mut self, now: Instant) -> Option<Shared<str>> {
         self.finish_current();
         self.skip_self(now);
-        let Inner { addresses, balance, state } = &*self.upstreams.inner;
-        let is_untried = |i: usize| !self.failed.iter().any(|(failed, _)| *failed == i);
-        let current = state.with(|state| {
-            let is_due = |i, upstream: &UpstreamState| {
-                is_untried(i) && upstream.down_until.is_none_or(|until| until <= now)
-            };
-            state
-                .pick(*balance, now, is_due)
-                .or_else(|| state.pick(*balance, now, |i, _| is_untried(i)))
-        })?;
-        self.current = Some(current);
-        Some(addresses[current.index].clone())
+        let is_untried = |id| !self.has_failed(id);
+        let chosen = self.upstreams.state.with(|state| state.choose(now, is_untried))?;
+        let address = chosen.endpoint.address().clone();
+        self.current = Some(Current { chosen, progress: Progress::Connecting });
+        Some(address)
     }
 
-    /// The number of upstreams that were not tried yet, without the current one.
+    /// The upstreams.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
+    /// The endpoint that is being tried or is connected to.
+    pub fn endpoint(&self) -> Option<&Shared<Endpoint>> {
+        self.current.as_ref().map(|current| &current.chosen.endpoint)
+    }
+
+    /// The lookup of the upstream that is being tried, if its address is a name that was never
+    /// looked up. After [`Lookup::finish`], call [`next_address`](Self::next_address) again.
+    pub fn lookup(&self) -> Option<Lookup> {
+        let Chosen { id, is_name, .. } = self.current.as_ref()?.chosen;
+        is_name.then(|| self.upstreams.lookup(id.upstream))
+    }
+
+    /// The lookup of a name whose addresses have failed, if it was not looked up since `since`.
+    #[cfg(feature = "std")]
+    pub(in super::super) fn lookup_again(&self, since: Instant) -> Option<Lookup> {
+        let mut failed = self.failed.iter().map(|(id, _)| id.upstream);
+        let index = failed.find(|&index| self.upstreams.is_older_than(index, since))?;
+        Some(self.upstreams.lookup(index))
+    }
+
+    fn has_failed(&self, id: EndpointId) -> bool {
+        self.failed.iter().any(|(failed, _)| *failed == id)
+    }
+
+    /// The number of endpoints that were not tried yet, without the current one.
     pub fn remaining(&self) -> usize {
-        let tried = self.failed.len() + usize::from(self.current.is_some());
-        self.upstreams.inner.addresses.len() - tried
+        let current = self.current.as_ref().map(|current| current.chosen.id);
+        let is_untried = |id| current != Some(id) && !self.has_failed(id);
+        self.upstreams.state.with(|state| state.all_listed().filter(|it| is_untried(it.id)).count())
     }
 
     /// Records that the attempt succeeded.
@@ -82,11 +104,14 @@ impl Selection {
         if let Some(current) = &mut self.current {
             current.progress =
                 Progress::Connected { since: now, has_received: false, has_sent: false };
-            self.upstreams.with(current.index, |upstream| {
-                upstream.connects += 1;
+            let id = current.chosen.id;
+            self.upstreams.state.with(|state| {
+                state.upstreams[id.upstream].connects += 1;
                 // Whether it is still the proxy itself is detected again, unless the accepting end
                 // of this very connection has already detected it.
-                upstream.is_self &= upstream.down_until.is_some_and(|until| until > now);
+                if let Some(endpoint) = state.endpoint(id) {
+                    endpoint.is_self = endpoint.is_excluded(now);
+                }
             });
         }
     }
@@ -94,21 +119,21 @@ impl Selection {
     /// Records that `received` bytes came from the upstream, and that `sent` bytes of the client
     /// were sent to it.
     pub fn handle_transfer(&mut self, received: usize, sent: usize, now: Instant) {
-        let Some(Current { index, progress, .. }) = &mut self.current else { return };
+        let Some(Current { chosen, progress }) = &mut self.current else { return };
         let Progress::Connected { since, has_received, has_sent } = progress else { return };
         *has_received |= received > 0;
         *has_sent |= sent > 0;
         if received + sent > 0 && now.since(*since) >= PROBATION {
             *progress = Progress::Reported;
-            self.upstreams.mark_up(*index);
+            self.upstreams.mark_up(chosen.id);
         }
     }
 
     /// Handles a FIN of the upstream, before a FIN of the client. That is a
     /// [failure](Self::handle_loss), unless bytes have moved in both directions.
     pub fn handle_fin(&mut self, now: Instant) {
-        let Some(Current { progress, .. }) = self.current else { return };
-        let Progress::Connected { has_received, has_sent, .. } = progress else { return };
+        let Some(Current { progress, .. }) = &self.current else { return };
+        let Progress::Connected { has_received, has_sent, .. } = *progress else { return };
         if !has_received {
             self.handle_loss("it closed the connection without sending a byte", now);
         } else if !has_sent {
@@ -120,7 +145,7 @@ impl Selection {
     /// unless it has lasted for 5 s and the upstream has sent a byte. The upstream is marked as
     /// down, unless the connection has lasted for 5 s.
     pub fn handle_loss(&mut self, error: &str, now: Instant) {
-        let Some(Current { index, is_probe, progress }) = &mut self.current else { return };
+        let Some(Current { chosen, progress }) = &mut self.current else { return };
         let is_young = match *progress {
             Progress::Connecting => true,
             Progress::Connected { since, has_received, .. } => {
@@ -133,7 +158,7 @@ impl Selection {
             Progress::Reported => return,
         };
         *progress = Progress::Reported;
-        self.upstreams.mark_failed(*index, is_young, *is_probe, error, now);
+        self.upstreams.mark_failed(chosen.id, is_young, chosen.is_probe, error, now);
     }
 
     /// Records that the attempt failed or the connection was [lost](Self::handle_loss). This
@@ -147,9 +172,13 @@ impl Selection {
     /// Records that the attempt failed for a local reason, for example a lack of open files. This
     /// selection does not try the upstream again, but it does not count as failed.
     pub fn handle_local_failure(&mut self, error: impl Into<String>) {
-        if let Some(Current { index, .. }) = self.finish_current() {
-            let upstream = self.upstreams.inner.addresses[index].clone();
-            self.failed.push((index, FailedAttempt { upstream, error: error.into() }));
+        if let Some(Chosen { id, endpoint, .. }) = self.finish_current() {
+            let mut error = error.into();
+            if let Some(address) = endpoint.resolved() {
+                error = format!("{address}: {error}");
+            }
+            let upstream = endpoint.upstream().clone();
+            self.failed.push((id, FailedAttempt { upstream, error }));
         }
     }
 
@@ -159,79 +188,48 @@ impl Selection {
         DialError { attempts: failed.into_iter().map(|(_, attempt)| attempt).collect(), timeout }
     }
 
-    /// The index in [`Upstreams::addresses`] of the upstream that is being tried or is connected
-    /// to.
+    /// The endpoint that is being tried or is connected to.
     #[cfg(feature = "std")]
-    pub(in super::super) fn current(&self) -> Option<usize> {
-        self.current.map(|current| current.index)
+    pub(in super::super) fn current(&self) -> Option<EndpointId> {
+        self.current.as_ref().map(|current| current.chosen.id)
     }
 
-    /// Marks the current upstream as the proxy itself.
+    /// Marks the current endpoint as the proxy itself.
     #[cfg(feature = "std")]
     pub(in super::super) fn mark_as_self(&mut self, now: Instant) {
-        if let Some(index) = self.current() {
-            self.upstreams.mark_as_self(index, now);
+        if let Some(id) = self.current() {
+            self.upstreams.mark_as_self(id, now);
         }
         self.handle_local_failure(IS_SELF);
     }
 
-    /// Counts each upstream that is the proxy itself as tried, until it may be tried again.
+    /// Counts each endpoint that is the proxy itself as tried, until it may be tried again.
     fn skip_self(&mut self, now: Instant) {
-        let Inner { addresses, state, .. } = &*self.upstreams.inner;
-        state.with(|state| {
-            for (i, upstream) in state.upstreams.iter().enumerate() {
-                if upstream.is_self
-                    && upstream.down_until.is_some_and(|until| until > now)
-                    && !self.failed.iter().any(|(failed, _)| *failed == i)
-                {
-                    let (upstream, error) = (addresses[i].clone(), IS_SELF.into());
-                    self.failed.push((i, FailedAttempt { upstream, error }));
+        let Self { upstreams, failed, .. } = self;
+        upstreams.state.with(|state| {
+            for excluded in state.all_listed().filter(|endpoint| endpoint.is_excluded(now)) {
+                if !failed.iter().any(|(failed, _)| *failed == excluded.id) {
+                    let upstream = excluded.endpoint.upstream().clone();
+                    failed.push((excluded.id, FailedAttempt { upstream, error: IS_SELF.into() }));
                 }
             }
         });
     }
 
     /// Ends the current attempt or connection.
-    fn finish_current(&mut self) -> Option<Current> {
-        let current = self.current.take()?;
-        self.upstreams.with(current.index, |upstream| upstream.open -= 1);
-        if matches!(current.progress, Progress::Connected { has_received: true, .. }) {
-            self.upstreams.mark_up(current.index);
+    fn finish_current(&mut self) -> Option<Chosen> {
+        let Current { chosen, progress } = self.current.take()?;
+        chosen.endpoint.end();
+        if matches!(progress, Progress::Connected { has_received: true, .. }) {
+            self.upstreams.mark_up(chosen.id);
         }
-        Some(current)
+        Some(chosen)
     }
 }
 
 impl Drop for Selection {
     fn drop(&mut self) {
         self.finish_current();
-    }
-}
-
-impl State {
-    /// The next upstream among those that are `eligible`.
-    fn pick(
-        &mut self,
-        balance: Balance,
-        now: Instant,
-        eligible: impl Fn(usize, &UpstreamState) -> bool,
-    ) -> Option<Current> {
-        let count = self.upstreams.len();
-        let in_turn = (0..count).map(|i| (self.next + i) % count);
-        let mut candidates = in_turn.filter(|&i| eligible(i, &self.upstreams[i]));
-        let index = match balance {
-            Balance::RoundRobin => candidates.next(),
-            Balance::LeastConnections => candidates.min_by_key(|&i| self.upstreams[i].open),
-        }?;
-        self.next = (index + 1) % count;
-        let upstream = &mut self.upstreams[index];
-        upstream.open += 1;
-        let is_probe = upstream.down_until.is_some_and(|until| until <= now);
-        if is_probe {
-            // Meanwhile, other connections prefer other upstreams.
-            upstream.down_until = Some(now + PROBATION);
-        }
-        Some(Current { index, is_probe, progress: Progress::Connecting })
     }
 }
 
@@ -345,7 +343,7 @@ mod tests {
     }
 
     fn down_for(upstreams: &Upstreams) -> Duration {
-        upstreams.with(0, |upstream| upstream.down_until).unwrap().since(NOW)
+        upstreams.state.with(|state| state.endpoints[0].down_until).unwrap().since(NOW)
     }
 
     fn is_up(upstreams: &Upstreams) -> bool {

@@ -3,10 +3,11 @@
 use super::{Metric, MetricValue, MetricsSource};
 use crate::{
     Instant,
-    proxy::{UpstreamCounters, Upstreams},
+    proxy::{EndpointCounters, UpstreamCounters, Upstreams},
 };
 
-/// One time series per upstream. Upstreams are configured, so there are few.
+/// One time series per upstream that is configured, and one per address of a name: at most 64 for
+/// each upstream.
 impl MetricsSource for Upstreams {
     fn metrics(&self, _now: Instant) -> Vec<Metric> {
         let counters = self.counters();
@@ -14,13 +15,21 @@ impl MetricsSource for Upstreams {
             let amount = |of: &UpstreamCounters| (of.address.to_string().into(), count(of));
             counters.iter().map(amount).collect::<Vec<_>>()
         };
+        let by_address = |amount: fn(&EndpointCounters) -> u64| {
+            let named = counters.iter().flat_map(|of| of.endpoints.iter().map(move |it| (of, it)));
+            let named = named.filter(|(of, endpoint)| of.address != endpoint.address);
+            let amount = |(of, endpoint): (&UpstreamCounters, &EndpointCounters)| {
+                (format!("{} {}", of.address, endpoint.address).into(), amount(endpoint))
+            };
+            MetricValue::Gauges { label: "address", amounts: named.map(amount).collect() }
+        };
         let label = "upstream";
         let counter = |count| MetricValue::Counters { label, counts: by_upstream(count) };
         let gauge = |amount| MetricValue::Gauges { label, amounts: by_upstream(amount) };
-        vec![
+        let mut metrics = vec![
             Metric::new(
                 "wirestate_proxy_upstream_up",
-                "0 from a failed connection to the next successful one, otherwise 1.",
+                "1 while an address of the upstream is up; it is down from a failure to a success.",
                 gauge(|upstream| upstream.up.into()),
             ),
             Metric::new(
@@ -34,10 +43,40 @@ impl MetricsSource for Upstreams {
                 counter(|upstream| upstream.failures),
             ),
             Metric::new(
+                "wirestate_proxy_upstream_check_failures",
+                "Health checks of the upstream that failed.",
+                counter(|upstream| upstream.check_failures),
+            ),
+            Metric::new(
+                "wirestate_proxy_upstream_lookup_failures",
+                "Lookups of the upstream's name that failed.",
+                counter(|upstream| upstream.lookup_failures),
+            ),
+            Metric::new(
                 "wirestate_proxy_upstream_connections",
                 "Connections that are open or being opened.",
                 gauge(|upstream| upstream.open),
             ),
-        ]
+            Metric::new(
+                "wirestate_proxy_upstream_backup",
+                "1 if the upstream is used only while no other one is available, otherwise 0.",
+                gauge(|upstream| upstream.is_backup.into()),
+            ),
+        ];
+        if counters.iter().any(|of| of.endpoints.iter().any(|it| it.address != of.address)) {
+            metrics.extend([
+                Metric::new(
+                    "wirestate_proxy_address_up",
+                    "1 while this address of an upstream's name is up, otherwise 0.",
+                    by_address(|endpoint| endpoint.up.into()),
+                ),
+                Metric::new(
+                    "wirestate_proxy_address_connections",
+                    "Connections to this address of a name that are open or being opened.",
+                    by_address(|endpoint| endpoint.open),
+                ),
+            ]);
+        }
+        metrics
     }
 }

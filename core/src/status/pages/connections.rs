@@ -5,7 +5,7 @@ use core::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     super::{Service, state::ServerState},
@@ -48,14 +48,25 @@ pub(super) struct Row<'a> {
     idle: Duration,
     lag: u64,
     queued: usize,
+    /// The upstream of a proxied connection, as it is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<String>,
+    /// The address that was dialled for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_address: Option<String>,
+    /// How long connecting to it took.
+    #[serde(rename = "connect_seconds", serialize_with = "optional_seconds")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<Duration>,
     /// As whom the peer has authenticated itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
 }
 
 /// The headings of the columns, in the order of [`Row::cells`].
-pub(super) const COLUMNS: [&str; 11] = [
-    "server", "id", "peer", "state", "received", "sent", "age", "idle", "lag", "queued", "identity",
+pub(super) const COLUMNS: [&str; 13] = [
+    "server", "id", "peer", "state", "received", "sent", "age", "idle", "lag", "queued", "connect",
+    "upstream", "identity",
 ];
 
 impl<'a> ConnectionList<'a> {
@@ -97,13 +108,15 @@ impl<'a> ConnectionList<'a> {
         let mut text = self.summary() + "\n";
         let width = self.connections.iter().map(|row| row.server.chars().count()).max();
         let width = width.unwrap_or_default().max(COLUMNS[0].len());
-        let mut row = |cells: &[String; 11]| {
-            let [server, id, peer, state, received, sent, age, idle, lag, queued, identity] = cells;
+        let mut row = |cells: &[String; 13]| {
+            let [server, id, peer, state, received, sent, age, idle, lag, queued, ..] = cells;
+            let [.., connect, upstream, identity] = cells;
             push(
                 &mut text,
                 format_args!(
                     "{server:<width$} {id:>8} {peer:<22} {state:<17} {received:>9} {sent:>9} \
-                     {age:>12} {idle:>12} {lag:>8} {queued:>9} {identity}\n"
+                     {age:>12} {idle:>12} {lag:>8} {queued:>9} \
+                     {connect:>9} {upstream:<22} {identity}\n"
                 ),
             );
         };
@@ -117,7 +130,8 @@ impl<'a> ConnectionList<'a> {
 
 impl<'a> Row<'a> {
     pub(super) fn new(service: &'a Service, connection: &ConnectionEntry, now: Instant) -> Self {
-        let status = connection.status();
+        let (status, upstream) = (connection.status(), connection.upstream());
+        let endpoint = upstream.as_ref().map(|upstream| &upstream.endpoint);
         Self {
             server: service.name(),
             id: connection.id(),
@@ -129,12 +143,15 @@ impl<'a> Row<'a> {
             idle: now.since(connection.last_activity()),
             lag: status.lag,
             queued: status.queued,
+            upstream: endpoint.map(|endpoint| endpoint.upstream().to_string()),
+            upstream_address: endpoint.map(|endpoint| endpoint.address().to_string()),
+            connect: upstream.as_ref().map(|upstream| upstream.connect_time),
             identity: connection.identity().map(|identity| identity.to_string()),
         }
     }
 
     /// The row's cells, in the order of [`COLUMNS`].
-    pub(super) fn cells(&self) -> [String; 11] {
+    pub(super) fn cells(&self) -> [String; 13] {
         [
             self.server.to_string(),
             self.id.to_string(),
@@ -146,8 +163,33 @@ impl<'a> Row<'a> {
             Time(self.idle).to_string(),
             self.lag.to_string(),
             Size(self.queued as u64).to_string(),
+            self.connect.map(|connect| Time(connect).to_string()).unwrap_or_default(),
+            self.upstream_cell(),
             self.identity.clone().unwrap_or_default(),
         ]
+    }
+
+    /// The upstream, with the address that was dialled if a name is configured.
+    fn upstream_cell(&self) -> String {
+        match (&self.upstream, &self.upstream_address) {
+            (Some(upstream), Some(address)) if upstream != address => {
+                format!("{upstream} ({address})")
+            }
+            (Some(upstream), _) => upstream.clone(),
+            (None, _) => String::new(),
+        }
+    }
+}
+
+/// Serializes a time as a number of seconds, or null.
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn optional_seconds<S: Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => seconds(time, serializer),
+        None => serializer.serialize_none(),
     }
 }
 
@@ -188,6 +230,10 @@ mod tests {
             idle: Duration::MAX,
             lag: u64::MAX,
             queued: usize::MAX,
+            // The longest name (RFC 1035, section 2.3.4), and the longest path (unix(7)).
+            upstream: Some(format!("{}:65535", "x".repeat(255))),
+            upstream_address: Some(format!("unix:{}", "&".repeat(107))),
+            connect: Some(Duration::MAX),
             identity: Some("&".repeat(100)),
         };
         let list = |rows| ConnectionList {

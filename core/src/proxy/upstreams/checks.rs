@@ -1,0 +1,139 @@
+//! The active health checks of the upstreams: when, and what they change.
+
+use alloc::string::String;
+
+use tracing::{debug, info, warn};
+
+use super::{
+    Upstreams,
+    state::{EndpointId, EndpointState, State},
+};
+use crate::{
+    Instant,
+    dial::{CheckConfig, Endpoint},
+    quantity::Time,
+    shared::Shared,
+};
+
+/// The active health check of an endpoint. Without checks, it is never down.
+#[derive(Debug, Default)]
+pub(super) struct CheckState {
+    /// When the next check begins.
+    due: Instant,
+    is_running: bool,
+    /// How many checks in a row contradict `is_down`.
+    streak: u32,
+    is_down: bool,
+}
+
+/// A health check that is due. Report its result by [`finish`](Self::finish); a drop without it is
+/// a check that was cancelled.
+#[derive(Debug)]
+pub struct DueCheck {
+    upstreams: Upstreams,
+    id: EndpointId,
+    endpoint: Shared<Endpoint>,
+}
+
+impl CheckState {
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down
+    }
+
+    /// Handles the result of a check. Returns whether `is_down` has changed.
+    fn handle(&mut self, has_passed: bool, config: &CheckConfig) -> bool {
+        if has_passed != self.is_down {
+            self.streak = 0;
+            return false;
+        }
+        self.streak += 1;
+        let needed = if self.is_down { config.rise } else { config.fall };
+        let changes = self.streak >= needed.get();
+        if changes {
+            (self.is_down, self.streak) = (!self.is_down, 0);
+        }
+        changes
+    }
+}
+
+impl Upstreams {
+    /// A health check that is due: each endpoint is checked at once, and then
+    /// [`CheckConfig::interval`] after the end of its last check.
+    ///
+    /// An endpoint that a check has marked as down is not preferred until checks mark it as up. The
+    /// passive checks continue to apply.
+    pub fn poll_check(&self, now: Instant) -> Option<DueCheck> {
+        self.state.with(|state| {
+            let State { upstreams, endpoints, .. } = state;
+            let mut endpoints = endpoints.iter_mut();
+            let endpoint = endpoints.find(|endpoint| {
+                let CheckState { due, is_running, .. } = endpoint.check;
+                // A name is looked up first.
+                endpoint.is_listed && !endpoint.is_name(upstreams) && !is_running && due <= now
+            })?;
+            endpoint.check.is_running = true;
+            let (id, endpoint) = (endpoint.id, endpoint.endpoint.clone());
+            Some(DueCheck { upstreams: self.clone(), id, endpoint })
+        })
+    }
+
+    /// When the next check or lookup is due; `None`: none is, until one that runs has ended.
+    pub fn next_check_or_lookup(&self) -> Option<Instant> {
+        let check = self.state.with(|state| {
+            let is_waiting =
+                |it: &&EndpointState| !it.is_name(&state.upstreams) && !it.check.is_running;
+            state.all_listed().filter(is_waiting).map(|endpoint| endpoint.check.due).min()
+        });
+        check.into_iter().chain(self.next_lookup()).min()
+    }
+}
+
+impl DueCheck {
+    /// What is checked.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Reports the result. [`CheckConfig::fall`] failures in a row mark the endpoint as down, and
+    /// [`CheckConfig::rise`] successes as up, which restarts its back-off as well.
+    pub fn finish(self, result: Result<(), String>, config: &CheckConfig, now: Instant) {
+        let server = self.upstreams.server.as_deref();
+        let (upstream, address) = (self.endpoint.upstream(), self.endpoint.resolved());
+        let has_changed = self.upstreams.state.with(|state| {
+            state.upstreams[self.id.upstream].check_failures += u64::from(result.is_err());
+            let Some(endpoint) = state.endpoint(self.id) else { return false };
+            endpoint.check.due = now + config.interval;
+            let has_changed = endpoint.check.handle(result.is_ok(), config);
+            if has_changed && result.is_ok() {
+                endpoint.backoff.reset();
+                endpoint.down_until = None;
+            }
+            has_changed
+        });
+        match result {
+            Ok(()) if has_changed => {
+                let rise = config.rise;
+                info!(%upstream, address, server, "upstream up again: {rise} checks passed");
+            }
+            Ok(()) => {}
+            Err(error) if has_changed => {
+                let (fall, interval) = (config.fall, Time(config.interval));
+                warn!(
+                    %upstream, address, server,
+                    "upstream down: {fall} checks failed, the next is in {interval}: {error}"
+                );
+            }
+            Err(error) => debug!(%upstream, address, server, "check failed: {error}"),
+        }
+    }
+}
+
+impl Drop for DueCheck {
+    fn drop(&mut self) {
+        self.upstreams.state.with(|state| {
+            if let Some(endpoint) = state.endpoint(self.id) {
+                endpoint.check.is_running = false;
+            }
+        });
+    }
+}
