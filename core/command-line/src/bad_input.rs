@@ -52,6 +52,12 @@ pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
             ("soon", "expected a time with its unit"),
             ("", "expected a time with its unit"),
         ]),
+        "BYTE_TEXT" => texts(&[
+            ("PING\\q", "a backslash begins"),
+            ("\\x0", "a backslash begins"),
+            ("end\\", "a backslash begins"),
+            ("", "expected 1 to 4096 bytes"),
+        ]),
         "BYTES" => texts(&[
             ("0", "expected at least "),
             ("99999999TiB", "expected at most "),

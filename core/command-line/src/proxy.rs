@@ -1,11 +1,18 @@
 //! The command `proxy`.
 
+use core::num::NonZeroU32;
+use std::time::Duration;
+
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 use wirestate_core::{
+    dial::CheckConfig,
     proxy::{Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
+    runtime::Runtime,
     shared::Shared,
+    shutdown::ShutdownHandle,
 };
 use wirestate_tls::{MaybeTlsStream, TlsRuntime};
 
@@ -13,7 +20,7 @@ use crate::{
     CommandError, CommandRuntime,
     jitter::jitter_seed,
     open_files, self_upstream,
-    server::{self, ConnectFn, Prepared, Serving, Share, Stage, Starting, task},
+    server::{self, ConnectFn, Prepared, Serving, Share, Stage, Starting, Task, task},
     tls::{self, UpstreamTls},
     values::{self, Timeout},
 };
@@ -28,13 +35,17 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:9500",
           value_parser = values::listen, help = values::LISTEN_HELP)]
     listen: String,
-    /// An upstream's address, HOST:PORT or unix:PATH; can be given several times. A host name is
-    /// resolved for each connection. An upstream that is this proxy itself is detected and not
+    /// An upstream's address, HOST:PORT or unix:PATH; can be given several times. A host name stands
+    /// for all its addresses, which are balanced. An upstream that is this proxy itself is detected and not
     /// used. Two proxies that are each other's upstreams are not detected: they pass a connection
     /// on between them until one of them reaches --max-connections
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:9000",
           value_delimiter = ',', value_parser = values::remote)]
     upstream: Vec<String>,
+    /// An upstream that is used only while no other one is available; can be given several times
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_BACKUP", value_delimiter = ',',
+          value_parser = values::remote)]
+    backup: Vec<String>,
     /// How an upstream is chosen for a connection
     #[arg(
         long,
@@ -50,6 +61,10 @@ pub(super) struct ServerFlags {
     /// How long connecting may take, for all upstreams together; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_CONNECT_TIMEOUT", default_value = "10s")]
     connect_timeout: Timeout,
+    /// When host names of upstreams are looked up again; or `off`: only when an address has failed,
+    /// which counts in any case
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_RESOLVE_INTERVAL", default_value = "30s")]
+    resolve_interval: Timeout,
     /// Send the upstream a PROXY header of this version, which names the client
     #[arg(long, value_name = "VERSION", value_enum, env = "WIRESTATE_SEND_PROXY")]
     send_proxy: Option<HeaderVersion>,
@@ -58,9 +73,71 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "N", env = "WIRESTATE_PIPES", value_parser = values::number)]
     pipes: Option<u64>,
     #[command(flatten)]
+    checks: CheckFlags,
+    #[command(flatten)]
     upstream_tls: tls::UpstreamTlsFlags,
     #[command(flatten)]
     server: server::Flags,
+}
+
+/// The flags of active health checks.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Health checks")]
+struct CheckFlags {
+    /// Check each address of the upstreams after this time, whether it can be connected to; or
+    /// `off`
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_CHECK_INTERVAL", default_value = "off")]
+    check_interval: Timeout,
+    /// A check that takes longer has failed
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_CHECK_TIMEOUT", default_value = "2s",
+          value_parser = values::nonzero_time)]
+    check_timeout: Duration,
+    /// Send this text in a check, with \r, \n, \t, \\ and \xHH (two hexadecimal digits) for bytes
+    #[arg(long, value_name = "BYTE_TEXT", env = "WIRESTATE_CHECK_SEND",
+          value_parser = values::escaped)]
+    check_send: Option<Bytes>,
+    /// What the upstream must send first in a check; written as for --check-send
+    #[arg(long, value_name = "BYTE_TEXT", env = "WIRESTATE_CHECK_EXPECT",
+          value_parser = values::escaped)]
+    check_expect: Option<Bytes>,
+    /// After this many checks in a row that passed, an address is up again
+    #[arg(long, value_name = "N", env = "WIRESTATE_CHECK_RISE", default_value = "2",
+          value_parser = values::count::<NonZeroU32>)]
+    check_rise: NonZeroU32,
+    /// After this many checks in a row that failed, an address is down
+    #[arg(long, value_name = "N", env = "WIRESTATE_CHECK_FALL", default_value = "3",
+          value_parser = values::count::<NonZeroU32>)]
+    check_fall: NonZeroU32,
+}
+
+impl CheckFlags {
+    /// Returns an error if flags contradict each other.
+    fn check(&self) -> Result<(), String> {
+        if self.check_interval.0.is_some() {
+            return Ok(());
+        }
+        for (flag, is_given) in [
+            ("--check-send", self.check_send.is_some()),
+            ("--check-expect", self.check_expect.is_some()),
+        ] {
+            if is_given {
+                return Err(format!("{flag} needs --check-interval"));
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`: there are no checks.
+    fn config(self) -> Option<CheckConfig> {
+        let config = CheckConfig::default()
+            .with_interval(self.check_interval.0?)
+            .with_timeout(self.check_timeout)
+            .with_send(self.check_send.unwrap_or_default())
+            .with_expect(self.check_expect.unwrap_or_default())
+            .with_rise(self.check_rise)
+            .with_fall(self.check_fall);
+        Some(config)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -88,10 +165,20 @@ impl ServerFlags {
         if self.send_proxy.is_some() && self.upstream_tls.is_enabled() {
             return Err("the proxy cannot combine --send-proxy with --upstream-tls".into());
         }
+        self.checks.check()?;
         for (i, upstream) in self.upstream.iter().enumerate() {
-            self_upstream::check(upstream, &self.listen)?;
+            self_upstream::check("--upstream", upstream, &self.listen)?;
             if self.upstream[..i].contains(upstream) {
                 return Err(format!("--upstream {upstream} is given twice"));
+            }
+        }
+        for (i, backup) in self.backup.iter().enumerate() {
+            self_upstream::check("--backup", backup, &self.listen)?;
+            if self.backup[..i].contains(backup) {
+                return Err(format!("--backup {backup} is given twice"));
+            }
+            if self.upstream.contains(backup) {
+                return Err(format!("--backup {backup} is an --upstream as well"));
             }
         }
         Ok(())
@@ -126,7 +213,7 @@ pub(super) fn prepare<R: CommandRuntime>(
     let files = open_files::raise_limit() / share.servers;
     let pipes = if has_tls { 0 } else { pipes(flags.pipes, files) };
     let upstreams = Upstreams::new(flags.upstream.clone(), balance, jitter_seed());
-    let upstreams = upstreams.with_server(name.clone());
+    let upstreams = upstreams.with_backups(flags.backup.clone()).with_server(name.clone());
     let settings = flags.server.proxy_settings::<R>(share, 2 * pipes)?;
     let settings = settings.with_metrics(upstreams.clone());
     let send_proxy = flags.send_proxy.map(|version| match version {
@@ -137,15 +224,20 @@ pub(super) fn prepare<R: CommandRuntime>(
         .with_idle_timeout(server::idle_timeout(flags.idle_timeout))
         .with_pipes(usize::try_from(pipes).unwrap_or(usize::MAX))
         .with_connect_timeout(flags.connect_timeout.0)
+        .with_resolve_interval(flags.resolve_interval.0)
+        .with_check(flags.checks.config())
         .with_accept_proxy(settings.accept_proxy.clone())
         .with_send_proxy(send_proxy);
     let proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
     let upstream_tls = flags.upstream_tls.load(&flags.upstream[0], flags.connect_timeout)?;
     let settings = settings.with_files_of(upstream_tls.clone());
-    let settings = settings.with_upstreams(flags.upstream);
+    let settings = settings.with_upstreams([flags.upstream, flags.backup].concat());
     Ok(settings.start(flags.listen, move |starting| {
-        let connect = connect(starting, proxy.clone(), upstream_tls);
-        Ok(Serving::new(connect).on_end(move |stage| {
+        proxy.upstreams().continue_from(starting.handle.table());
+        let checks = ShutdownHandle::new();
+        let serving = serve(starting, proxy.clone(), upstream_tls, &checks)?;
+        Ok(serving.on_end(move |stage| {
+            checks.drain();
             if stage != Stage::Stopped {
                 return;
             }
@@ -157,28 +249,32 @@ pub(super) fn prepare<R: CommandRuntime>(
     }))
 }
 
-/// Returns the function that relays a client: within TLS, and with TLS to the upstream, if they are
-/// given.
-fn connect<R: CommandRuntime>(
+/// Relays clients: within TLS, and with TLS to the upstream, if they are given. Checks the upstreams
+/// until a request to `checks`.
+fn serve<R: CommandRuntime>(
     starting: &Starting<'_, R>,
     proxy: Proxy,
     upstream_tls: Option<UpstreamTls>,
-) -> Box<ConnectFn<R>> {
+    checks: &ShutdownHandle,
+) -> Result<Serving<R>, CommandError> {
     let tls = starting.settings.tls.clone();
     let (runtime, listening) = (starting.runtime.clone(), starting.addresses.to_vec());
     if tls.is_none() && upstream_tls.is_none() {
+        let checking = checking(starting, &runtime, &proxy, checks)?;
         let relays = Relays::new(runtime, listening, proxy);
-        return Box::new(move |socket, admitted, clock| {
+        let connect: Box<ConnectFn<R>> = Box::new(move |socket, admitted, clock| {
             task(relays.connection(socket, admitted, clock))
         });
+        return Ok(checking.into_iter().fold(Serving::new(connect), Serving::with_task));
     }
     let is_named = upstream_tls.as_ref().is_some_and(UpstreamTls::has_name);
     let mut runtime = TlsRuntime::new(runtime, upstream_tls.map(|tls| tls.client));
     if !is_named {
         runtime = runtime.named_by_address();
     }
+    let checking = checking(starting, &runtime, &proxy, checks)?;
     let relays = Relays::new(runtime.clone(), listening, proxy);
-    Box::new(move |socket, admitted, clock| {
+    let connect: Box<ConnectFn<R>> = Box::new(move |socket, admitted, clock| {
         let (socket, relays) = (MaybeTlsStream::Plain(socket), relays.clone());
         let Some(tls) = &tls else { return task(relays.connection(socket, admitted, clock)) };
         let handshake = runtime.clone().accept(tls.server().clone(), socket, admitted, clock);
@@ -187,5 +283,24 @@ fn connect<R: CommandRuntime>(
                 relays.connection(socket, admitted, clock).await;
             }
         })
-    })
+    });
+    Ok(checking.into_iter().fold(Serving::new(connect), Serving::with_task))
+}
+
+/// Starts to check the upstreams on `runtime`, which may have TLS, until a request to `shutdown`.
+/// Returns `None` if there are no checks.
+fn checking<R: CommandRuntime, C: Runtime>(
+    starting: &Starting<'_, R>,
+    runtime: &C,
+    proxy: &Proxy,
+    shutdown: &ShutdownHandle,
+) -> Result<Option<Task>, CommandError> {
+    if proxy.relays().config().check.is_none() {
+        return Ok(None);
+    }
+    let (runtime, proxy, requested) = (runtime.clone(), proxy.clone(), shutdown.clone());
+    let checks = async move {
+        requested.unless_requested(proxy.check_upstreams(&runtime)).await;
+    };
+    starting.spawn(shutdown, checks).map(Some)
 }

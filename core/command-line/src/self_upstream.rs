@@ -6,15 +6,15 @@ use wirestate_core::runtime::{Address, unix_path};
 
 use crate::{CommandError, CommandRuntime, systemd::SocketSelector};
 
-/// Returns an error if `upstream` is the server that listens on `listen`. Such a server connects to
+/// Returns an error if `upstream`, a value of `flag`, is the server that listens on `listen`. Such a server connects to
 /// itself until it is full. [`find`] resolves host names; this function does not.
-pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
+pub(super) fn check(flag: &str, upstream: &str, listen: &str) -> Result<(), String> {
     let is_itself = match (upstream.parse(), listen.parse()) {
         (Ok(upstream), Ok(own)) => reaches(upstream, own),
         _ => unix_path(upstream).is_some_and(|path| unix_path(listen) == Some(path)),
     };
     if is_itself {
-        return Err(format!("--upstream {upstream} is this server itself (--listen {listen})"));
+        return Err(format!("{flag} {upstream} is this server itself (--listen {listen})"));
     }
     Ok(())
 }
@@ -89,7 +89,7 @@ mod tests {
             ("[::ffff:127.0.0.1]:9500", "127.0.0.1:9500"),
             ("unix:/run/a.sock", "unix:/run/a.sock"),
         ] {
-            let error = check(upstream, listen).unwrap_err();
+            let error = check("--upstream", upstream, listen).unwrap_err();
             assert!(error.contains("is this server itself"), "{error}");
         }
         for (upstream, listen) in [
@@ -101,7 +101,7 @@ mod tests {
             // Host names are resolved later.
             ("localhost:9500", "localhost:9500"),
         ] {
-            assert_eq!(check(upstream, listen), Ok(()), "{upstream} from {listen}");
+            assert_eq!(check("--upstream", upstream, listen), Ok(()), "{upstream} from {listen}");
         }
     }
 }

@@ -8,6 +8,7 @@ use core::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use bytesize::ByteSize;
 use wirestate_core::{quantity::Size, runtime::unix_path};
 
@@ -47,6 +48,38 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
         let example = if has_no_unit { format!("{text}s") } else { "30s".into() };
         format!("expected a time with its unit, as in 500ms, {example} or 1m 30s")
     })
+}
+
+/// As [`time`], but not 0.
+pub(super) fn nonzero_time(text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    if time.is_zero() { Err("the time must be non-zero".into()) } else { Ok(time) }
+}
+
+/// Bytes as a text, with `\r`, `\n`, `\t`, `\\` and `\xHH`. At most 4 KiB.
+pub(super) fn escaped(text: &str) -> Result<Bytes, String> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        bytes.extend_from_slice(before.as_bytes());
+        let (byte, length) = match after.as_bytes() {
+            [b'r', ..] => (b'\r', 1),
+            [b'n', ..] => (b'\n', 1),
+            [b't', ..] => (b'\t', 1),
+            [b'\\', ..] => (b'\\', 1),
+            [b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                (u8::from_str_radix(&after[1..3], 16).map_err(|error| error.to_string())?, 3)
+            }
+            _ => return Err(r"a backslash begins \r, \n, \t, \\ or \xHH".into()),
+        };
+        bytes.push(byte);
+        rest = &after[length..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    if bytes.is_empty() || bytes.len() > MAX_ESCAPED {
+        return Err(format!("expected 1 to {MAX_ESCAPED} bytes, not {}", bytes.len()));
+    }
+    Ok(bytes.into())
 }
 
 /// A whole number.
@@ -237,6 +270,8 @@ pub(super) const LISTEN_HELP: &str = "\
     The address to listen on: HOST:PORT, unix:PATH, unix:@NAME (an abstract socket), systemd (the \
     next socket that the service manager passes) or systemd:NAME (all passed sockets of that \
     name). A host name stands for all its addresses. Port 0 selects a free port";
+/// The most bytes of an escaped text.
+const MAX_ESCAPED: usize = 4096;
 const ZERO_TIMEOUT: &str = "a timeout must be non-zero; `off` means no limit";
 
 #[cfg(test)]

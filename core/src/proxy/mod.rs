@@ -54,6 +54,8 @@
 //! to an upstream that the client has named in a handshake ([`ProxiedConnection::connected`]): the
 //! example `tests/examples/socks5.rs` is such a proxy.
 
+#[cfg(feature = "std")]
+mod checking;
 mod config;
 #[cfg(feature = "std")]
 mod connection;

@@ -4,7 +4,8 @@ use core::fmt;
 use std::{future::Future, vec::Vec};
 
 use super::{
-    Config, ProxiedConnection, RelayFactory, Upstreams, loop_detection::LoopDetector, pipes::Pipes,
+    Config, ProxiedConnection, RelayFactory, Upstreams, checking::alongside,
+    loop_detection::LoopDetector, pipes::Pipes,
 };
 use crate::{
     ConfigError,
@@ -47,15 +48,16 @@ impl Proxy {
 }
 
 /// Accepts clients and relays each to an upstream, until a shutdown is requested and all
-/// connections have ended.
+/// connections have ended. Meanwhile it [checks](Proxy::check_upstreams) the upstreams.
 ///
 /// With [`Config::accept_proxy`], set
 /// [`serve::Config::behind_proxies`](crate::serve::Config::behind_proxies) for the server.
 /// Otherwise the proxies' own addresses count towards the limit per address until the headers have
 /// been read.
 pub async fn serve<R: Runtime<Socket: Splice>>(server: Server<R>, proxy: Proxy) -> DrainReport {
-    let relays = relays(&server, proxy);
-    server.accept(move |socket, admitted, clock| relays.connection(socket, admitted, clock)).await
+    let (runtime, relays) = (server.runtime().clone(), relays(&server, proxy.clone()));
+    let connection = move |socket, admitted, clock| relays.connection(socket, admitted, clock);
+    alongside(server.accept(connection), proxy.check_upstreams(&runtime)).await
 }
 
 /// As [`serve`], for clients that begin with a handshake, such as TLS. If `handshake` returns
@@ -70,16 +72,15 @@ where
     R: Runtime<Socket: Splice>,
     H: Future<Output = Option<(R::Socket, Admitted, R::Clock)>> + Send + 'static,
 {
-    let relays = relays(&server, proxy);
-    server
-        .accept(move |socket, admitted, clock| {
-            let (handshake, relays) = (handshake(socket, admitted, clock), relays.clone());
-            async move {
-                let (socket, admitted, clock) = handshake.await?;
-                Some(relays.connection(socket, admitted, clock).await)
-            }
-        })
-        .await
+    let (runtime, relays) = (server.runtime().clone(), relays(&server, proxy.clone()));
+    let connection = move |socket, admitted, clock| {
+        let (handshake, relays) = (handshake(socket, admitted, clock), relays.clone());
+        async move {
+            let (socket, admitted, clock) = handshake.await?;
+            Some(relays.connection(socket, admitted, clock).await)
+        }
+    };
+    alongside(server.accept(connection), proxy.check_upstreams(&runtime)).await
 }
 
 fn relays<R: Runtime<Socket: Splice>>(server: &Server<R>, proxy: Proxy) -> Relays<R> {
@@ -88,7 +89,7 @@ fn relays<R: Runtime<Socket: Splice>>(server: &Server<R>, proxy: Proxy) -> Relay
 }
 
 /// The connections of one proxy's clients, for a caller that accepts them itself
-/// ([`Server::accept`]). Clones share their pipes.
+/// ([`Server::accept`]). Clones share their pipes. Run [`Proxy::check_upstreams`] beside it.
 pub struct Relays<R: Runtime> {
     runtime: R,
     proxy: Proxy,

@@ -178,7 +178,7 @@ impl ServerFlags {
         let is_raw = "needs a server of raw bytes, and --upstream is the address of a stream";
         match &upstream {
             Upstream::Address(address) => match listen {
-                Some(listen) => self_upstream::check(address, listen),
+                Some(listen) => self_upstream::check("--upstream", address, listen),
                 None => Ok(()),
             },
             Upstream::Stream(_) if self.upstream_tls.is_enabled() => {

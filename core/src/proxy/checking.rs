@@ -1,0 +1,100 @@
+//! Runs the health checks of a proxy's upstreams.
+
+use std::{
+    boxed::Box,
+    future::{Future, pending, poll_fn},
+    pin::{Pin, pin},
+    string::{String, ToString},
+    task::Poll,
+    vec::Vec,
+};
+
+use super::{Config, DueCheck, Proxy, dialler::run_lookup};
+use crate::{
+    Instant,
+    admission::Peer,
+    dial::{Check, CheckConfig, CheckReason},
+    drive::{Clock, Drive, Ended},
+    proxy_protocol,
+    runtime::{Runtime, no_answer, within},
+};
+
+impl Proxy {
+    /// Checks the upstreams as [`Config::check`] says, and looks up their names, until it is
+    /// dropped. Without checks, it does nothing. [`serve`](super::serve()) runs it.
+    ///
+    /// A check connects to an endpoint as a client's connection does: with TLS if `runtime` has it.
+    /// With [`Config::send_proxy`], it begins with a PROXY header that names no client. All checks
+    /// of one endpoint come one after the other, and those of different ones at the same time.
+    pub async fn check_upstreams<R: Runtime>(&self, runtime: &R) {
+        let (upstreams, settings) = (self.upstreams(), self.relays().config());
+        let Some(config) = &settings.check else { return pending().await };
+        let mut clock = runtime.clock();
+        let mut running: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
+        poll_fn(|cx| {
+            loop {
+                let now = clock.now();
+                while let Some(lookup) = upstreams.poll_lookup(true, now) {
+                    running.push(Box::pin(run_lookup(runtime, lookup, settings)));
+                }
+                while let Some(due) = upstreams.poll_check(now) {
+                    running.push(Box::pin(run_check(runtime, due, settings, config)));
+                }
+                running.retain_mut(|task| task.as_mut().poll(cx).is_pending());
+                let next = upstreams.next_check_or_lookup().unwrap_or(Instant::NEVER);
+                if clock.poll_until(cx, next).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Runs one check to its end, at most for [`CheckConfig::timeout`].
+async fn run_check<R: Runtime>(
+    runtime: &R,
+    due: DueCheck,
+    settings: &Config,
+    config: &CheckConfig,
+) {
+    let mut clock = runtime.clock();
+    let checked = check(runtime, &due, settings, config);
+    let checked = within(&mut clock, Some(config.timeout), checked).await;
+    let result = checked.unwrap_or_else(|limit| Err(no_answer(limit).to_string()));
+    due.finish(result, config, clock.now());
+}
+
+async fn check<R: Runtime>(
+    runtime: &R,
+    due: &DueCheck,
+    settings: &Config,
+    config: &CheckConfig,
+) -> Result<(), String> {
+    let clock = runtime.clock();
+    let until = clock.now() + config.timeout;
+    let (address, name) = (due.endpoint().address(), due.endpoint().upstream());
+    let socket = runtime.connect_named(address, name).await.map_err(|error| error.to_string())?;
+    let header = settings.send_proxy;
+    let header = header.map(|version| proxy_protocol::encode(version, Peer::Local, None));
+    let send = [&header.unwrap_or_default()[..], &config.send].concat();
+    let check = Check::new(send, config.expect.clone(), until);
+    match Drive::new(check, socket, clock).await {
+        Ended::Reason(CheckReason::Passed) => Ok(()),
+        ended => Err(ended.to_string()),
+    }
+}
+
+/// Runs `main` to its end, and `beside` until then.
+pub(super) async fn alongside<T>(
+    main: impl Future<Output = T>,
+    beside: impl Future<Output = ()>,
+) -> T {
+    let (mut main, mut beside) = (pin!(main), pin!(beside));
+    let mut is_running = true;
+    poll_fn(|cx| {
+        is_running = is_running && beside.as_mut().poll(cx).is_pending();
+        main.as_mut().poll(cx)
+    })
+    .await
+}
