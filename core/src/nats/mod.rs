@@ -69,9 +69,10 @@
 //! # Another server
 //!
 //! A client ends with its connection. A [`Session`] outlives it: it gets the client of each
-//! [`Connection`], and makes its subscriptions anew, because which of them, and from which position, is
-//! known only there. [`Dial`] keeps it connected (feature `std`). It learns the servers of the
-//! cluster, and dials another one when a connection ends or its server is about to stop.
+//! [`Connection`], and makes its subscriptions anew, because which of them, and from which
+//! position, is known only there. [`Dial`] keeps it connected (feature `std`). It learns the
+//! servers of the cluster, and dials another one when a connection ends or its server is about to
+//! stop.
 //!
 //! ```no_run
 //! use wirestate_core::{
@@ -97,8 +98,8 @@
 //! async fn print<R: Runtime>(runtime: R, servers: Servers) -> Result<(), ConfigError> {
 //!     let dial = Dial::new(servers, Config::default())?;
 //!     let mut connection = Connection::new(Print("news"));
-//!     let observe = |event| println!("{event:?}");
-//!     dial.keep_connected(&runtime, &Plain, &mut connection, observe).await;
+//!     let print = &mut connection;
+//!     dial.keep_connected(&runtime, &Plain, print, |event| println!("{event:?}")).await;
 //!     Ok(())
 //! }
 //! ```
