@@ -13,12 +13,12 @@ use crate::{CommandError, tls::NatsTlsFlags, values::Timeout};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "NATS")]
 pub(crate) struct StreamFlags {
-    /// Publish the messages to a stream of NATS: `nats://HOST[:PORT]/SUBJECT`; with TLS, `tls://…`
+    /// Publish the messages to a stream of NATS, `nats://HOST[:PORT]/SUBJECT`; with TLS, `tls://…`
     ///
     /// Several servers of one cluster are separated by commas. `USER:PASSWORD@` or `TOKEN@` before
-    /// them authenticates; special characters in it are percent-encoded. Parameters follow a `?` and
-    /// are separated by `&`: `stream=NAME`, by default SUBJECT with `_` for each dot. For a stream
-    /// that does not exist and is created: `replicas=N`, `max-bytes=SIZE`, `max-age=TIME`,
+    /// them authenticates; special characters in it are percent-encoded. Parameters follow a `?`
+    /// and are separated by `&`: `stream=NAME`, by default SUBJECT with `_` for each dot. For a
+    /// stream that does not exist and is created: `replicas=N`, `max-bytes=SIZE`, `max-age=TIME`,
     /// `storage=file` (default) or `storage=memory`. With `tls=first`, the TLS handshake comes
     /// before INFO (`handshake_first` in the configuration of the server).
     ///
