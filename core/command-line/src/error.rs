@@ -29,6 +29,8 @@ pub(super) enum CommandError {
     NoMatch { address: String, value: String },
     #[error("cannot read the table {}: {error}", path.display())]
     Table { path: PathBuf, error: Box<dyn Error + Send + Sync> },
+    #[error("cannot open the access log {}: {error}", path.display())]
+    AccessLog { path: PathBuf, error: io::Error },
     #[error("cannot use {}: {error}", path.display())]
     Credentials { path: PathBuf, error: Box<dyn Error + Send + Sync> },
     #[error("{address} has no host name that a certificate could have: use --tls-name")]

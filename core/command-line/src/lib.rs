@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod accept_proxy;
+mod access_log;
 mod app;
 #[cfg(test)]
 mod bad_input;
@@ -100,7 +101,7 @@ pub trait CommandRuntime: Runtime<Socket: Splice> {
 /// Wrong usage ends the process with exit code 2 and a message that shows the correct usage. If
 /// `run` returns an error, it is written to standard error, and the exit code is 1.
 pub fn main(name: &'static str, run: impl FnOnce(Command) -> io::Result<ExitCode>) -> ExitCode {
-    let _flush = standard_error::FlushOnDrop;
+    let _flush = (access_log::FlushOnDrop, standard_error::FlushOnDrop);
     let mut command = match Command::parse(name, std::env::args_os()) {
         Ok(command) => command,
         Err(message) => return usage::show(&message, Reporter::without_log(name)),

@@ -37,7 +37,8 @@ pub(super) const HELP: [(&str, &str); 3] = [
     ),
     (
         "SIGHUP",
-        "Files are read again: the configuration, certificates, keys and credentials, the table",
+        "Files are read again: the configuration, certificates, keys and credentials, the table; \
+         access logs are opened again",
     ),
     ("SIGUSR1, SIGUSR2", "Ignored"),
 ];

@@ -19,6 +19,8 @@ use wirestate_core::{
     status::{Metric, MetricValue, MetricsSource},
 };
 
+use crate::access_log;
+
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));
 
@@ -175,11 +177,18 @@ pub(super) struct LogMetrics;
 
 impl MetricsSource for LogMetrics {
     fn metrics(&self, _now: Instant) -> Vec<Metric> {
-        vec![Metric::new(
-            "wirestate_log_dropped_lines",
-            "Log lines dropped: not written in time, or the disk is full.",
-            MetricValue::Counter(STANDARD_ERROR.lock().dropped),
-        )]
+        vec![
+            Metric::new(
+                "wirestate_log_dropped_lines",
+                "Log lines dropped: not written in time, or the disk is full.",
+                MetricValue::Counter(STANDARD_ERROR.lock().dropped),
+            ),
+            Metric::new(
+                "wirestate_access_log_dropped_lines",
+                "Lines of access logs dropped: not written in time, or the file cannot be written.",
+                MetricValue::Counter(access_log::dropped_lines()),
+            ),
+        ]
     }
 }
 

@@ -20,13 +20,13 @@ use crate::{Fault, Instant, Reason, log_limit::LogDecision, quantity::Seconds, s
 pub struct Admitted {
     table: ConnectionTable,
     entry: Shared<ConnectionEntry>,
-    /// The label of the reason, once the connection has ended.
-    label: Option<&'static str>,
+    /// The label of the reason and the time, once the connection has ended.
+    end: Option<(&'static str, Instant)>,
 }
 
 impl Admitted {
     pub(super) fn new(table: ConnectionTable, entry: Shared<ConnectionEntry>) -> Self {
-        Self { table, entry, label: None }
+        Self { table, entry, end: None }
     }
 
     /// The entry, which outlives the connection.
@@ -73,7 +73,7 @@ impl Admitted {
                 }
             }
         }
-        self.label = Some(label);
+        self.end = Some((label, now));
     }
 }
 
@@ -87,13 +87,14 @@ impl Deref for Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if self.label.is_none()
+        if self.end.is_none()
             && let LogDecision::Log { suppressed } = self.table.check_log(ABORTED, None)
         {
             let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
             warn!(id, %peer, reason = ABORTED, suppressed, server, "closed: aborted");
         }
-        self.table.remove(&self.entry, self.label.unwrap_or(ABORTED));
+        let (label, now) = self.end.unzip();
+        self.table.remove(&self.entry, label.unwrap_or(ABORTED), now);
     }
 }
 

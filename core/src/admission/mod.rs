@@ -7,6 +7,7 @@
 //! | `table` | [`ConnectionTable`]: admits, counts and lists connections |
 //! | `entry` | [`ConnectionEntry`]: the bytes, the status and the pending [`Command`] of one |
 //! | `admitted` | [`Admitted`]: an open connection, and the log line of its end |
+//! | `observer` | `EndObserver`: a function that is called at each end |
 //!
 //! A [`ConnectionTable`] admits connections under its [`Limits`] and holds a [`ConnectionEntry`]
 //! for each open one. [`Drive`](crate::drive::Drive) updates the entry and applies the commands
@@ -26,14 +27,16 @@
 mod admitted;
 mod entry;
 mod limits;
+mod observer;
 mod peer;
 mod table;
 
-pub(crate) use self::admitted::ABORTED;
+pub(crate) use self::{admitted::ABORTED, table::TableConfig};
 pub use self::{
     admitted::Admitted,
     entry::{Command, ConnectionEntry, UpstreamConnection},
     limits::{Limits, Refused},
+    observer::{ConnectionEnd, EndObserver},
     peer::Peer,
     table::{ConnectionTable, Snapshot, Totals},
 };

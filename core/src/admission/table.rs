@@ -9,7 +9,7 @@ use core::{
 
 use tracing::{debug, info};
 
-use super::{Admitted, ConnectionEntry, Limits, Peer, Refused};
+use super::{Admitted, ConnectionEnd, ConnectionEntry, EndObserver, Limits, Peer, Refused};
 use crate::{
     Instant,
     log_limit::{LogDecision, LogLimit},
@@ -31,11 +31,19 @@ struct Inner {
     state: Lock<State>,
 }
 
+/// The settings of a table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TableConfig {
+    pub(crate) limits: Limits,
+    /// Whether the peers are proxies. Their own addresses do not count.
+    pub(crate) behind_proxies: bool,
+    /// Is called at each end.
+    pub(crate) on_end: Option<EndObserver>,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    limits: Limits,
-    /// Whether the peers are proxies. Their own addresses do not count.
-    behind_proxies: bool,
+    config: TableConfig,
     open: BTreeMap<u64, Shared<ConnectionEntry>>,
     per_address: BTreeMap<IpAddr, usize>,
     totals: Totals,
@@ -82,34 +90,34 @@ pub struct Snapshot {
 impl ConnectionTable {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
-        Self::with(None, limits, false)
+        Self::with(None, TableConfig { limits, ..TableConfig::default() })
     }
 
     /// An empty table of connections that come through proxies. None of them counts under an
     /// address before [`identify`](Self::identify) names its client.
     pub fn behind_proxies(limits: Limits) -> Self {
-        Self::with(None, limits, true)
+        let config = TableConfig { limits, behind_proxies: true, ..TableConfig::default() };
+        Self::with(None, config)
     }
 
-    /// An empty table of the same kind and limits, for a server called `name`. Its log lines have
+    /// An empty table with the same settings, for a server called `name`. Its log lines have
     /// the name in the field `server`, since each server of a process numbers its own connections.
     pub fn named(&self, name: impl Into<Shared<str>>) -> Self {
-        let (limits, behind_proxies) =
-            self.inner.state.with(|state| (state.limits, state.behind_proxies));
-        Self::with(Some(name.into()), limits, behind_proxies)
+        let config = self.inner.state.with(|state| state.config.clone());
+        Self::with(Some(name.into()), config)
     }
 
-    pub(crate) fn with(name: Option<Shared<str>>, limits: Limits, behind_proxies: bool) -> Self {
-        let state = Lock::new(State { limits, behind_proxies, ..State::default() });
+    pub(crate) fn with(name: Option<Shared<str>>, config: TableConfig) -> Self {
+        let state = Lock::new(State { config, ..State::default() });
         Self { inner: Shared::new(Inner { name, state }) }
     }
 
-    /// Sets the limits for connections from now on. Open connections stay.
+    /// Sets the settings for connections from now on. Open connections stay; their ends are
+    /// observed as `config` says.
     #[cfg(feature = "std")]
-    pub(crate) fn reconfigure(&self, limits: Limits, behind_proxies: bool) {
-        self.inner.state.with(|state| {
-            (state.limits, state.behind_proxies) = (limits, behind_proxies);
-        });
+    pub(crate) fn reconfigure(&self, config: TableConfig) {
+        let previous = self.inner.state.with(|state| mem::replace(&mut state.config, config));
+        drop(previous); // outside the lock: it may be the last handle on an observer
     }
 
     /// The server's name, if it has one ([`named`](Self::named)).
@@ -119,7 +127,7 @@ impl ConnectionTable {
 
     /// The limits under which it admits connections.
     pub fn limits(&self) -> Limits {
-        self.inner.state.with(|state| state.limits)
+        self.inner.state.with(|state| state.config.limits)
     }
 
     /// Whether [`Limits::connections`] are open.
@@ -133,7 +141,7 @@ impl ConnectionTable {
     /// A limit is reached. The table counts the refusal; close the socket.
     pub fn admit(&self, peer: Peer, now: Instant) -> Result<Admitted, Refused> {
         let entry = self.inner.state.with(|state| {
-            let behind_proxies = state.behind_proxies;
+            let behind_proxies = state.config.behind_proxies;
             let network = if behind_proxies { None } else { peer.network() };
             let checked = state.check_total().and_then(|()| state.check_address(network));
             state.count_refusal(checked)?;
@@ -244,17 +252,30 @@ impl ConnectionTable {
         })
     }
 
-    /// Removes a connection that has ended, and counts its end under `label`.
-    pub(super) fn remove(&self, connection: &ConnectionEntry, label: &'static str) {
-        let woken = self.inner.state.with(|state| {
+    /// Removes a connection that has ended, and counts its end under `label`. `at` defaults to the
+    /// latest time that was passed to a call.
+    pub(super) fn remove(
+        &self,
+        connection: &ConnectionEntry,
+        label: &'static str,
+        at: Option<Instant>,
+    ) {
+        let (woken, on_end, at) = self.inner.state.with(|state| {
             state.open.remove(&connection.id());
             state.uncount(connection.network());
             state.totals.open -= 1;
             state.totals.bytes_received += connection.bytes_received();
             state.totals.bytes_sent += connection.bytes_sent();
             *state.totals.ended.entry(label).or_default() += 1;
-            if state.open.is_empty() { mem::take(&mut state.waiting) } else { Vec::new() }
+            state.now = at.unwrap_or(state.now);
+            let woken =
+                if state.open.is_empty() { mem::take(&mut state.waiting) } else { Vec::new() };
+            (woken, state.config.on_end.clone(), state.now)
         });
+        if let Some(on_end) = on_end {
+            let server = self.name();
+            on_end.observe(&ConnectionEnd { server, connection, reason: label, at });
+        }
         connection.drop_waker();
         wake(woken);
     }
@@ -262,7 +283,7 @@ impl ConnectionTable {
 
 impl State {
     fn check_total(&self) -> Result<(), Refused> {
-        let limit = self.limits.connections;
+        let limit = self.config.limits.connections;
         if self.open.len() >= limit {
             return Err(Refused::Full { limit });
         }
@@ -270,7 +291,7 @@ impl State {
     }
 
     fn check_address(&self, network: Option<IpAddr>) -> Result<(), Refused> {
-        if let (Some(network), Some(limit)) = (network, self.limits.per_address)
+        if let (Some(network), Some(limit)) = (network, self.config.limits.per_address)
             && self.per_address.get(&network).is_some_and(|&count| count >= limit)
         {
             return Err(Refused::AddressFull { network, limit });

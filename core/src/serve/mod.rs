@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     Instant, Machine,
-    admission::{Admitted, ConnectionEntry, ConnectionTable, Limits},
+    admission::{Admitted, ConnectionEntry, ConnectionTable, EndObserver, Limits, TableConfig},
     config::with_setters,
     drive::{Clock, Drive},
     idle::IdleConnections,
@@ -56,6 +56,8 @@ pub struct Config {
     /// Whether connections come through proxies and begin with a PROXY header. They count towards
     /// [`Limits::per_address`] under the address that the header names. Default: false.
     pub behind_proxies: bool,
+    /// Is called at the end of each connection. Default: none.
+    pub on_end: Option<EndObserver>,
 }
 
 impl Default for Config {
@@ -65,6 +67,7 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(10)),
             name: None,
             behind_proxies: false,
+            on_end: None,
         }
     }
 }
@@ -74,12 +77,18 @@ impl Config {
         with_limits(limits: Limits);
         with_drain_timeout(drain_timeout: impl Into<Option<Duration>>);
         with_behind_proxies(behind_proxies: bool);
+        with_on_end(on_end: impl Into<Option<EndObserver>>);
     }
 
     /// Sets [`name`](Self::name).
     pub fn with_name(mut self, name: impl Into<Shared<str>>) -> Self {
         self.name = Some(name.into());
         self
+    }
+
+    fn of_table(&self) -> TableConfig {
+        let Self { limits, drain_timeout: _, name: _, behind_proxies, on_end } = self.clone();
+        TableConfig { limits, behind_proxies, on_end }
     }
 }
 
@@ -98,16 +107,15 @@ pub struct ServerHandle {
 impl ServerHandle {
     /// A handle on a server with these settings.
     pub fn new(config: Config) -> Self {
-        let Config { limits, drain_timeout, name, behind_proxies } = config;
-        let table = ConnectionTable::with(name, limits, behind_proxies);
-        let drain_timeout = Shared::new(Lock::new(drain_timeout));
+        let table = ConnectionTable::with(config.name.clone(), config.of_table());
+        let drain_timeout = Shared::new(Lock::new(config.drain_timeout));
         Self { table, shutdown: ShutdownHandle::new(), drain_timeout }
     }
 
     /// Changes the settings, apart from the name: the limits for connections from now on, and the
     /// timeout of later drains. Open connections stay.
     pub fn reconfigure(&self, config: &Config) {
-        self.table.reconfigure(config.limits, config.behind_proxies);
+        self.table.reconfigure(config.of_table());
         self.drain_timeout.with(|timeout| *timeout = config.drain_timeout);
     }
 

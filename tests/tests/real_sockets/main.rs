@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
+mod access_log;
 mod certificates;
 mod clients;
 mod command_line;
@@ -47,6 +48,12 @@ macro_rules! on_every_runtime {
 }
 
 on_every_runtime! {
+    access_log:
+        each_connection_has_a_line_when_it_ends,
+        a_hangup_opens_the_access_log_again,
+        an_access_log_that_cannot_be_written_blocks_nothing,
+        an_access_log_that_cannot_be_opened_ends_the_start,
+        an_access_log_on_standard_output_is_data;
     conventions:
         colours_obey_the_environment,
         a_dumb_terminal_gets_no_escape_sequences,

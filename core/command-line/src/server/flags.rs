@@ -13,6 +13,7 @@ use super::{
 use crate::{
     CommandError, CommandRuntime,
     accept_proxy::AcceptProxyFlags,
+    access_log::AccessLogFlags,
     tls,
     values::{self, Limit, Timeout},
 };
@@ -31,6 +32,8 @@ pub(crate) struct Flags {
     pub(super) max_per_address: Limit,
     #[command(flatten)]
     accept_proxy: AcceptProxyFlags,
+    #[command(flatten)]
+    access_log: AccessLogFlags,
     #[command(flatten)]
     common: CommonFlags,
 }
@@ -130,8 +133,14 @@ impl Flags {
         let config = serve::Config::default()
             .with_limits(limits(self, share, files_per_connection as u64, reserved_files))
             .with_behind_proxies(self.accept_proxy.behind_proxies());
-        let accept_proxy = self.accept_proxy.policy();
-        Ok(ServerSettings { accept_proxy, reserved_files, ..self.common.settings(config)? })
+        let (accept_proxy, access_log) = (self.accept_proxy.policy(), self.access_log.clone());
+        let settings = self.common.settings(config)?;
+        Ok(ServerSettings {
+            accept_proxy,
+            reserved_files,
+            access_log: Some(access_log),
+            ..settings
+        })
     }
 
     /// The flags of another server, which may have this many connections.

@@ -21,7 +21,8 @@ pub(super) use self::{
     tasks::Task,
 };
 use crate::{
-    CommandError, CommandRuntime, open_files, serve::ConfigurationFile, tls::ServerTlsFlags,
+    CommandError, CommandRuntime, access_log::AccessLogFlags, open_files, serve::ConfigurationFile,
+    tls::ServerTlsFlags,
 };
 
 /// Where the configuration of a process comes from.
@@ -117,6 +118,26 @@ impl Definition {
         if prepared.settings.config.limits.connections == 0 {
             let (limit, reserved) = (open_files::raise_limit(), prepared.settings.reserved_files);
             return Err(CommandError::NoFilesLeft { limit, reserved });
+        }
+        Ok(prepared)
+    }
+
+    /// As [`prepare`](Self::prepare), and opens the access log. (A check of the configuration does
+    /// not: it would create the file, perhaps as another user.)
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare), or the access log cannot be opened.
+    fn prepare_to_serve<R: CommandRuntime>(
+        &self,
+        runtime: &R,
+        share: Share,
+    ) -> Result<Prepared<R>, CommandError> {
+        let mut prepared = self.prepare(runtime, share)?;
+        let settings = &mut prepared.settings;
+        let access_log = settings.access_log.as_ref().map(AccessLogFlags::open).transpose()?;
+        if let Some((observer, file)) = access_log.flatten() {
+            settings.config.on_end = Some(observer);
+            settings.files.push(Shared::new(file));
         }
         Ok(prepared)
     }

@@ -16,6 +16,7 @@ use wirestate_core::{
 
 use crate::{
     CommandError, CommandRuntime,
+    access_log::AccessLogFlags,
     server::tasks::Task,
     tls::{ServerTls, UpstreamTls},
 };
@@ -76,6 +77,8 @@ pub(crate) struct ServerSettings {
     pub(crate) accept_proxy: Option<HeaderPolicy>,
     /// Open files that are not for connections.
     pub(super) reserved_files: u64,
+    /// `None`: the server can have none.
+    pub(super) access_log: Option<AccessLogFlags>,
     pub(super) metrics: ServerMetrics,
     pub(super) files: Vec<Shared<dyn ReloadFiles>>,
     /// The addresses that the server connects to.
@@ -109,6 +112,7 @@ impl ServerSettings {
             tls: tls.clone(),
             accept_proxy: None,
             reserved_files: 0,
+            access_log: None,
             metrics: ServerMetrics::default(),
             files: Vec::new(),
             upstreams: Vec::new(),

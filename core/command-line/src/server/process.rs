@@ -45,7 +45,7 @@ pub(crate) async fn run<R: CommandRuntime>(
     let configuration = source.load()?;
     let (share, flags) = (configuration.share(), configuration.process);
     let prepared = configuration.servers.into_iter().map(|definition| {
-        let prepared = definition.prepare(runtime, share)?;
+        let prepared = definition.prepare_to_serve(runtime, share)?;
         Ok((definition, prepared))
     });
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;

@@ -146,11 +146,11 @@ fn read<R: CommandRuntime>(
                 files.push(read_files(&definition.name, &**file)?);
             }
             if share != current.share {
-                let server = definition.prepare(runtime, share)?;
+                let server = definition.prepare_to_serve(runtime, share)?;
                 limits.push((definition.name, server.settings.config));
             }
         } else {
-            let server = definition.prepare(runtime, share)?;
+            let server = definition.prepare_to_serve(runtime, share)?;
             let stays_on = earlier.filter(|earlier| earlier.listen == server.listen);
             changes.push((definition, server, stays_on.map(|earlier| earlier.addresses.clone())));
         }
