@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod accept_proxy;
+mod access;
 mod access_log;
 mod app;
 #[cfg(test)]

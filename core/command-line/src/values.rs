@@ -1,7 +1,7 @@
 //! Parsers of the values of flags. An error says what is expected.
 
 use core::{
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr},
     num::{IntErrorKind, NonZeroU64, ParseIntError},
     ops::RangeInclusive,
     str::FromStr,
@@ -10,6 +10,7 @@ use core::{
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use wirestate_core::{quantity::Size, runtime::unix_path};
 
 use crate::systemd::SocketSelector;
@@ -152,6 +153,19 @@ pub(super) fn exact_size(bytes: usize) -> String {
     let size = Size(bytes as u64).to_string();
     let is_exact = size.parse::<ByteSize>().is_ok_and(|size| size.as_u64() == bytes as u64);
     if is_exact { size } else { format!("{bytes}B") }
+}
+
+/// An address, or a range of addresses (CIDR, RFC 4632).
+pub(super) fn range(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    let range: IpNet = text
+        .parse()
+        .or_else(|_| address())
+        .map_err(|_| "expected an address, or a range as in 10.0.0.0/8 or 2001:db8::/32")?;
+    match range.trunc() {
+        first if first == range => Ok(range),
+        first => Err(format!("a range begins with its first address, write {first}")),
+    }
 }
 
 /// A host name, without a scheme and a port.
@@ -343,6 +357,24 @@ mod tests {
             assert_eq!(mib(too_large), "expected at most 1MiB");
         }
         assert!(bytes("20000000TiB").unwrap_err().starts_with("expected at most "));
+    }
+
+    #[test]
+    fn a_range_is_an_address_or_a_network() {
+        for (text, member) in [
+            ("10.0.0.0/8", "10.1.2.3"),
+            ("192.0.2.7", "192.0.2.7"),
+            ("2001:db8::/32", "2001:db8::7"),
+            ("0.0.0.0/0", "203.0.113.1"),
+        ] {
+            let range = range(text).unwrap();
+            assert!(range.contains(&member.parse::<IpAddr>().unwrap()), "{member} in {text}");
+        }
+        for invalid in
+            ["", "10.1.2.3/8", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.1:80", "*"]
+        {
+            assert!(range(invalid).is_err(), "{invalid:?}");
+        }
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub enum Refused {
         /// The limit, which is also the number of open connections.
         limit: usize,
     },
+    /// The [`AccessList`](super::AccessList) denies the peer's address.
+    #[error("connections from {address} are denied")]
+    Denied {
+        /// The peer's address.
+        address: IpAddr,
+    },
 }
 
 impl Refused {
@@ -44,6 +50,7 @@ impl Refused {
         match self {
             Self::Full { .. } => "connections",
             Self::AddressFull { .. } => "per_address",
+            Self::Denied { .. } => "denied",
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | file | subject |
 //! |---|---|
+//! | `access` | [`AccessList`]: which addresses may connect |
 //! | `limits` | [`Limits`], in total and per address |
 //! | `peer` | [`Peer`], and the network that its connections count under |
 //! | `table` | [`ConnectionTable`]: admits, counts and lists connections |
@@ -24,6 +25,7 @@
 //! # Ok::<(), Refused>(())
 //! ```
 
+mod access;
 mod admitted;
 mod entry;
 mod limits;
@@ -31,8 +33,8 @@ mod observer;
 mod peer;
 mod table;
 
-pub(crate) use self::{admitted::ABORTED, table::TableConfig};
 pub use self::{
+    access::AccessList,
     admitted::Admitted,
     entry::{Command, ConnectionEntry, UpstreamConnection},
     limits::{Limits, Refused},
@@ -40,3 +42,4 @@ pub use self::{
     peer::Peer,
     table::{ConnectionTable, Snapshot, Totals},
 };
+pub(crate) use self::{admitted::ABORTED, table::TableConfig};

@@ -9,7 +9,9 @@ use core::{
 
 use tracing::{debug, info};
 
-use super::{Admitted, ConnectionEnd, ConnectionEntry, EndObserver, Limits, Peer, Refused};
+use super::{
+    AccessList, Admitted, ConnectionEnd, ConnectionEntry, EndObserver, Limits, Peer, Refused,
+};
 use crate::{
     Instant,
     log_limit::{LogDecision, LogLimit},
@@ -37,6 +39,7 @@ pub(crate) struct TableConfig {
     pub(crate) limits: Limits,
     /// Whether the peers are proxies. Their own addresses do not count.
     pub(crate) behind_proxies: bool,
+    pub(crate) access: Shared<AccessList>,
     /// Is called at each end.
     pub(crate) on_end: Option<EndObserver>,
 }
@@ -130,6 +133,14 @@ impl ConnectionTable {
         self.inner.state.with(|state| state.config.limits)
     }
 
+    /// Whether the address of `peer` is denied, at the server itself.
+    #[cfg(feature = "std")]
+    pub(crate) fn denies(&self, peer: Peer) -> bool {
+        self.inner
+            .state
+            .with(|state| !state.config.behind_proxies && state.check_access(peer).is_err())
+    }
+
     /// Whether [`Limits::connections`] are open.
     pub fn is_full(&self) -> bool {
         self.inner.state.with(|state| state.check_total().is_err())
@@ -138,12 +149,16 @@ impl ConnectionTable {
     /// Admits a connection. It is open until the [`Admitted`] is dropped.
     ///
     /// # Errors
-    /// A limit is reached. The table counts the refusal; close the socket.
+    /// The peer is denied, or a limit is reached. The table counts the refusal; close the socket.
     pub fn admit(&self, peer: Peer, now: Instant) -> Result<Admitted, Refused> {
         let entry = self.inner.state.with(|state| {
             let behind_proxies = state.config.behind_proxies;
             let network = if behind_proxies { None } else { peer.network() };
-            let checked = state.check_total().and_then(|()| state.check_address(network));
+            let client = if behind_proxies { Peer::Local } else { peer };
+            let checked = state
+                .check_access(client)
+                .and_then(|()| state.check_total())
+                .and_then(|()| state.check_address(network));
             state.count_refusal(checked)?;
             state.now = now;
             state.totals.accepted += 1;
@@ -161,11 +176,12 @@ impl ConnectionTable {
     /// in the log, and the connection counts under its address.
     ///
     /// # Errors
-    /// [`Limits::per_address`] is reached. The table counts the refusal; end the connection. Until
-    /// then the connection counts under its previous address.
+    /// The address is denied, or [`Limits::per_address`] is reached. The table counts the refusal;
+    /// end the connection. Until then the connection counts under its previous address.
     pub fn identify(&self, connection: &ConnectionEntry, peer: Peer) -> Result<(), Refused> {
         let proxy = self.inner.state.with(|state| {
-            let checked = state.check_address(peer.network());
+            let checked =
+                state.check_access(peer).and_then(|()| state.check_address(peer.network()));
             state.count_refusal(checked)?;
             state.uncount(connection.network());
             state.count(peer.network());
@@ -282,6 +298,15 @@ impl ConnectionTable {
 }
 
 impl State {
+    fn check_access(&self, peer: Peer) -> Result<(), Refused> {
+        match peer {
+            Peer::Ip(address) if !self.config.access.allows(address.ip()) => {
+                Err(Refused::Denied { address: address.ip().to_canonical() })
+            }
+            Peer::Ip(_) | Peer::Local => Ok(()),
+        }
+    }
+
     fn check_total(&self) -> Result<(), Refused> {
         let limit = self.config.limits.connections;
         if self.open.len() >= limit {
@@ -325,6 +350,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
     use core::{net::SocketAddr, time::Duration};
 
     use super::*;
@@ -372,6 +398,27 @@ mod tests {
         assert_eq!(table.totals().refused["per_address"], 1);
         drop((second, third));
         assert!(table.inner.state.with(|state| state.per_address.is_empty()));
+    }
+
+    #[test]
+    fn a_denied_address_is_refused_and_counted_and_behind_a_proxy_it_is_the_clients() {
+        let mut access = AccessList::default();
+        access.deny("192.0.2.0/24".parse().unwrap());
+        let config = TableConfig { access: access.into(), ..TableConfig::default() };
+        let table = ConnectionTable::with(None, config.clone());
+        let now = Instant::EPOCH;
+        let denied = Refused::Denied { address: "192.0.2.1".parse().unwrap() };
+        assert_eq!(table.admit(peer("::ffff:192.0.2.1"), now).unwrap_err(), denied);
+        assert_eq!(denied.to_string(), "connections from 192.0.2.1 are denied");
+        let _allowed = [peer("192.0.3.1"), Peer::Local].map(|peer| table.admit(peer, now).unwrap());
+        assert_eq!(table.totals().refused, BTreeMap::from([("denied", 1)]));
+
+        let config = TableConfig { behind_proxies: true, ..config };
+        let table = ConnectionTable::with(None, config);
+        let connection = table.admit(peer("192.0.2.200"), now).unwrap();
+        assert_eq!(table.identify(&connection, peer("192.0.2.1")), Err(denied));
+        assert_eq!(table.identify(&connection, peer("192.0.3.1")), Ok(()));
+        assert_eq!(table.totals().refused, BTreeMap::from([("denied", 1)]));
     }
 
     #[test]

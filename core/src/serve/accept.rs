@@ -124,7 +124,9 @@ impl<R: Runtime> Accepting<R> {
 
     /// Admits a connection, and evicts an idle one for it if needed. `None` if it is refused.
     async fn admit(&mut self, peer: Peer) -> Option<Admitted> {
-        self.evict().await;
+        if !self.table.denies(peer) {
+            self.evict().await;
+        }
         let now = self.clock.now();
         match self.table.admit(peer, now) {
             Ok(admitted) => {

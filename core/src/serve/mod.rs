@@ -31,7 +31,9 @@ use self::{
 };
 use crate::{
     Instant, Machine,
-    admission::{Admitted, ConnectionEntry, ConnectionTable, EndObserver, Limits, TableConfig},
+    admission::{
+        AccessList, Admitted, ConnectionEntry, ConnectionTable, EndObserver, Limits, TableConfig,
+    },
     config::with_setters,
     drive::{Clock, Drive},
     idle::IdleConnections,
@@ -58,6 +60,9 @@ pub struct Config {
     pub behind_proxies: bool,
     /// Is called at the end of each connection. Default: none.
     pub on_end: Option<EndObserver>,
+    /// Which addresses may connect; with [`behind_proxies`](Self::behind_proxies), which addresses
+    /// a header may name. Default: all.
+    pub access: Shared<AccessList>,
 }
 
 impl Default for Config {
@@ -68,6 +73,7 @@ impl Default for Config {
             name: None,
             behind_proxies: false,
             on_end: None,
+            access: Shared::default(),
         }
     }
 }
@@ -78,6 +84,7 @@ impl Config {
         with_drain_timeout(drain_timeout: impl Into<Option<Duration>>);
         with_behind_proxies(behind_proxies: bool);
         with_on_end(on_end: impl Into<Option<EndObserver>>);
+        with_access(access: impl Into<Shared<AccessList>>);
     }
 
     /// Sets [`name`](Self::name).
@@ -86,9 +93,9 @@ impl Config {
         self
     }
 
-    fn of_table(&self) -> TableConfig {
-        let Self { limits, drain_timeout: _, name: _, behind_proxies, on_end } = self.clone();
-        TableConfig { limits, behind_proxies, on_end }
+    fn into_table_config(self) -> TableConfig {
+        let Self { limits, drain_timeout: _, name: _, behind_proxies, access, on_end } = self;
+        TableConfig { limits, behind_proxies, access, on_end }
     }
 }
 
@@ -107,15 +114,16 @@ pub struct ServerHandle {
 impl ServerHandle {
     /// A handle on a server with these settings.
     pub fn new(config: Config) -> Self {
-        let table = ConnectionTable::with(config.name.clone(), config.of_table());
-        let drain_timeout = Shared::new(Lock::new(config.drain_timeout));
+        let (name, drain_timeout) = (config.name.clone(), config.drain_timeout);
+        let table = ConnectionTable::with(name, config.into_table_config());
+        let drain_timeout = Shared::new(Lock::new(drain_timeout));
         Self { table, shutdown: ShutdownHandle::new(), drain_timeout }
     }
 
     /// Changes the settings, apart from the name: the limits for connections from now on, and the
     /// timeout of later drains. Open connections stay.
     pub fn reconfigure(&self, config: &Config) {
-        self.table.reconfigure(config.of_table());
+        self.table.reconfigure(config.clone().into_table_config());
         self.drain_timeout.with(|timeout| *timeout = config.drain_timeout);
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
+mod access;
 mod access_log;
 mod certificates;
 mod clients;
@@ -48,6 +49,10 @@ macro_rules! on_every_runtime {
 }
 
 on_every_runtime! {
+    access:
+        a_denied_address_is_refused,
+        a_denied_client_of_a_proxy_header_is_reset,
+        a_range_that_is_allowed_and_denied_is_wrong_usage;
     access_log:
         each_connection_has_a_line_when_it_ends,
         a_hangup_opens_the_access_log_again,

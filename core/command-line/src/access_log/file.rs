@@ -104,14 +104,14 @@ impl AccessLogFile {
     }
 
     /// Queues `line`, or drops it if it does not fit.
-    pub(super) fn push(self: &Arc<Self>, line: Vec<u8>) {
+    pub(super) fn push(self: &Arc<Self>, line: &[u8]) {
         let mut state = self.lock();
         if state.lines.len() + line.len() > MAX_BYTES {
             state.overflown += 1;
             DROPPED.fetch_add(1, Relaxed);
             return;
         }
-        state.lines.extend_from_slice(&line);
+        state.lines.extend_from_slice(line);
         if mem::replace(&mut state.has_writer, true) {
             if mem::take(&mut state.is_idle) {
                 drop(state);
@@ -271,7 +271,7 @@ fn write_lines(
         }
     };
     *is_cut |= rest.len() < lines.len() && lines[..lines.len() - rest.len()].last() != Some(&b'\n');
-    Err((rest.iter().filter(|&&byte| byte == b'\n').count() as u64, failed))
+    Err((rest.split_inclusive(|&byte| byte == b'\n').count() as u64, failed))
 }
 
 /// Flushes all access logs when it is dropped, at the end of `main` or in a panic.
@@ -344,7 +344,7 @@ mod tests {
         assert!(Arc::ptr_eq(&log, &AccessLogFile::open(&path).unwrap()), "it is shared");
         // The thread gathers lines meanwhile.
         for _ in 0..17 {
-            log.push(vec![b'x'; MAX_BYTES / 16]);
+            log.push(&[b'x'; MAX_BYTES / 16]);
         }
         assert_eq!((log.lock().overflown, dropped_lines()), (1, 1));
         log.flush();

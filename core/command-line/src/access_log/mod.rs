@@ -49,10 +49,11 @@ impl AccessLogFlags {
         let file = AccessLogFile::open(path)?;
         let (lines, format) = (file.clone(), self.access_log_format);
         let observer = EndObserver::new(move |end| {
-            lines.push(match format {
+            let line = match format {
                 Format::Text => line::text(end),
                 Format::Json => line::json(end),
-            });
+            };
+            lines.push(&line);
         });
         Ok(Some((observer, file)))
     }

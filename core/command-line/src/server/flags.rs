@@ -13,6 +13,7 @@ use super::{
 use crate::{
     CommandError, CommandRuntime,
     accept_proxy::AcceptProxyFlags,
+    access::AccessFlags,
     access_log::AccessLogFlags,
     tls,
     values::{self, Limit, Timeout},
@@ -30,6 +31,8 @@ pub(crate) struct Flags {
     /// `off`
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]
     pub(super) max_per_address: Limit,
+    #[command(flatten)]
+    access: AccessFlags,
     #[command(flatten)]
     accept_proxy: AcceptProxyFlags,
     #[command(flatten)]
@@ -132,7 +135,8 @@ impl Flags {
     ) -> Result<ServerSettings, CommandError> {
         let config = serve::Config::default()
             .with_limits(limits(self, share, files_per_connection as u64, reserved_files))
-            .with_behind_proxies(self.accept_proxy.behind_proxies());
+            .with_behind_proxies(self.accept_proxy.behind_proxies())
+            .with_access(self.access.list());
         let (accept_proxy, access_log) = (self.accept_proxy.policy(), self.access_log.clone());
         let settings = self.common.settings(config)?;
         Ok(ServerSettings {
@@ -150,6 +154,7 @@ impl Flags {
 
     /// Returns an error if flags contradict each other.
     pub(crate) fn check(&self) -> Result<(), String> {
+        self.access.check()?;
         self.common.check()
     }
 
