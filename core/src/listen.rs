@@ -108,6 +108,11 @@ impl<L> Listeners<L> {
     pub(crate) fn push(&mut self, listener: L) {
         self.listeners.push(listener);
     }
+
+    /// Removes the listeners that `is_taken` selects, and returns them.
+    pub(crate) fn take(&mut self, is_taken: impl FnMut(&mut L) -> bool) -> Vec<L> {
+        self.listeners.extract_if(.., is_taken).collect()
+    }
 }
 
 impl<L: Listener> Listeners<L> {

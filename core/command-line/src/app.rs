@@ -34,8 +34,8 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65433",
-          value_parser = values::listen, help = values::LISTEN_HELP)]
-    listen: String,
+          value_delimiter = ',', value_parser = values::listen, help = values::LISTEN_HELP)]
+    listen: Vec<String>,
     /// A file with the table, a JSON object of strings [default: a few built-in entries]
     #[arg(long, value_name = "FILE", env = "WIRESTATE_TABLE")]
     table: Option<PathBuf>,
@@ -66,6 +66,7 @@ pub(super) struct ServerFlags {
 impl ServerFlags {
     /// Returns an error if flags contradict each other.
     pub(super) fn check(&self) -> Result<(), String> {
+        server::check_listen(&self.listen)?;
         self.server.check()?;
         match self.max_memory {
             Some(memory) if memory < self.max_content => {

@@ -36,8 +36,8 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65432",
-          value_parser = values::listen, help = values::LISTEN_HELP)]
-    listen: String,
+          value_delimiter = ',', value_parser = values::listen, help = values::LISTEN_HELP)]
+    listen: Vec<String>,
     /// Send this text in front of each received chunk, for example `Server received: `
     #[arg(long, value_name = "TEXT", env = "WIRESTATE_PREFIX")]
     prefix: Option<String>,
@@ -55,6 +55,7 @@ pub(super) struct ServerFlags {
 impl ServerFlags {
     /// Returns an error if flags contradict each other.
     pub(super) fn check(&self) -> Result<(), String> {
+        server::check_listen(&self.listen)?;
         self.server.check()
     }
 }

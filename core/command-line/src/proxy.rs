@@ -33,10 +33,11 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:9500",
-          value_parser = values::listen, help = values::LISTEN_HELP)]
-    listen: String,
-    /// An upstream's address, HOST:PORT or unix:PATH; can be given several times. A host name stands
-    /// for all its addresses, which are balanced. An upstream that is this proxy itself is detected and not
+          value_delimiter = ',', value_parser = values::listen, help = values::LISTEN_HELP)]
+    listen: Vec<String>,
+    /// An upstream's address, HOST:PORT or unix:PATH; can be given several times. A host name
+    /// stands for all its addresses, which are balanced. An upstream that is this proxy itself is
+    /// detected and not
     /// used. Two proxies that are each other's upstreams are not detected: they pass a connection
     /// on between them until one of them reaches --max-connections
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:9000",
@@ -159,6 +160,7 @@ enum Balancing {
 impl ServerFlags {
     /// Returns an error if flags contradict each other.
     pub(super) fn check(&self) -> Result<(), String> {
+        server::check_listen(&self.listen)?;
         self.server.check_tls_after_proxy_header()?;
         // The header would be encrypted, and a receiver expects it before the handshake
         // (proxy-protocol.txt, section 2).

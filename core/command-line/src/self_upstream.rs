@@ -4,39 +4,47 @@ use std::net::{IpAddr, SocketAddr};
 
 use wirestate_core::runtime::{Address, unix_path};
 
-use crate::{CommandError, CommandRuntime, systemd::SocketSelector};
+use crate::{CommandError, CommandRuntime, server::Bound, systemd::SocketSelector};
 
-/// Returns an error if `upstream`, a value of `flag`, is the server that listens on `listen`. Such a server connects to
-/// itself until it is full. [`find`] resolves host names; this function does not.
-pub(super) fn check(flag: &str, upstream: &str, listen: &str) -> Result<(), String> {
-    let is_itself = match (upstream.parse(), listen.parse()) {
-        (Ok(upstream), Ok(own)) => reaches(upstream, own),
-        _ => unix_path(upstream).is_some_and(|path| unix_path(listen) == Some(path)),
-    };
-    if is_itself {
-        return Err(format!("{flag} {upstream} is this server itself (--listen {listen})"));
+/// Returns an error if `upstream`, a value of `flag`, is the server that listens on the addresses
+/// `listen`. Such a server connects to itself until it is full. [`find`] resolves host names; this
+/// function does not.
+pub(super) fn check(
+    flag: &str,
+    upstream: &str,
+    listen: impl IntoIterator<Item: AsRef<str>>,
+) -> Result<(), String> {
+    for listen in listen {
+        let listen = listen.as_ref();
+        let is_itself = match (upstream.parse(), listen.parse()) {
+            (Ok(upstream), Ok(own)) => reaches(upstream, own),
+            _ => unix_path(upstream).is_some_and(|path| unix_path(listen) == Some(path)),
+        };
+        if is_itself {
+            return Err(format!("{flag} {upstream} is this server itself (--listen {listen})"));
+        }
     }
     Ok(())
 }
 
-/// Returns an error if one of `upstreams` is a server that listens on the addresses `own`, as
-/// `listen` configures it. A server that does not listen is none. Resolves host names, which can take seconds.
+/// Returns an error if one of `upstreams` is the server that listens on `own`. Resolves host names,
+/// which can take seconds.
 pub(super) async fn find<R: CommandRuntime>(
     runtime: &R,
     upstreams: &[String],
-    listen: Option<&str>,
-    own: &[Address],
+    own: &[Bound],
 ) -> Result<(), CommandError> {
-    let Some(listen) = listen else { return Ok(()) };
-    // With an inherited socket, only host names are checked: the proxy detects the other cases.
-    let is_inherited = SocketSelector::parse(listen).is_some();
-    let is_name = |upstream: &&String| {
-        unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err()
-    };
-    for upstream in upstreams.iter().filter(|upstream| !is_inherited || is_name(upstream)) {
+    for upstream in upstreams {
+        let is_name = unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err();
+        // With an inherited socket, only host names are checked: the proxy detects the other cases.
+        let checked = |own: &&Bound| is_name || SocketSelector::parse(&own.configured).is_none();
+        let own: Vec<_> = own.iter().filter(checked).flat_map(|own| &own.addresses).collect();
+        if own.is_empty() {
+            continue;
+        }
         let addresses = addresses(runtime, upstream).await;
         let is_upstream = |own: &&Address| addresses.iter().any(|one| is_same(one, own));
-        if let Some(address) = own.iter().find(is_upstream) {
+        if let Some(address) = own.into_iter().find(is_upstream) {
             let (upstream, address) = (upstream.clone(), address.clone());
             return Err(CommandError::SelfUpstream { upstream, address });
         }
@@ -89,7 +97,7 @@ mod tests {
             ("[::ffff:127.0.0.1]:9500", "127.0.0.1:9500"),
             ("unix:/run/a.sock", "unix:/run/a.sock"),
         ] {
-            let error = check("--upstream", upstream, listen).unwrap_err();
+            let error = check("--upstream", upstream, [listen]).unwrap_err();
             assert!(error.contains("is this server itself"), "{error}");
         }
         for (upstream, listen) in [
@@ -101,7 +109,7 @@ mod tests {
             // Host names are resolved later.
             ("localhost:9500", "localhost:9500"),
         ] {
-            assert_eq!(check("--upstream", upstream, listen), Ok(()), "{upstream} from {listen}");
+            assert_eq!(check("--upstream", upstream, [listen]), Ok(()), "{upstream} from {listen}");
         }
     }
 }

@@ -20,10 +20,7 @@ use std::{
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tracing::warn;
-use wirestate_core::{
-    drive::Clock,
-    shared::{Lock, Shared},
-};
+use wirestate_core::{drive::Clock, shared::Lock};
 
 use crate::{CommandError, CommandRuntime};
 
@@ -38,8 +35,8 @@ struct InheritedSocket {
     name: String,
     /// `None`: the descriptor is not a socket, but a FIFO or a file.
     socket: Option<OwnedFd>,
-    /// The server that listens on it.
-    user: Option<Shared<str>>,
+    /// Whether a server listens on it.
+    is_used: bool,
 }
 
 impl InheritedSockets {
@@ -58,40 +55,32 @@ impl InheritedSockets {
                 .or_else(|_| owned(inherited.take_udp_socket(index)))
                 .or_else(|_| owned(inherited.take_unix_datagram(index)))
                 .or_else(|_| inherited.take_custom(index, AF_UNIX, SOCK_SEQPACKET, "seqpacket"));
-            sockets.push(InheritedSocket { name, socket: socket.ok().flatten(), user: None });
+            sockets.push(InheritedSocket { name, socket: socket.ok().flatten(), is_used: false });
         }
         Self { sockets: Lock::new(sockets) }
     }
 
-    /// Duplicates the sockets that `selector` selects, for the server `user`: those that it uses
-    /// already, otherwise unused ones. Returns at least one.
+    /// Duplicates the sockets that `selector` selects, for a server: those of the numbers
+    /// `given_up`, from which they are removed, otherwise unused ones. Returns at least one, with
+    /// its number.
     ///
     /// # Errors
     /// No socket is selected, or a descriptor is not a socket.
     pub(super) fn take(
         &self,
         selector: SocketSelector<'_>,
-        user: &Shared<str>,
-    ) -> io::Result<Vec<OwnedFd>> {
+        given_up: &mut Vec<usize>,
+    ) -> io::Result<Vec<(usize, OwnedFd)>> {
         self.sockets.with(|sockets| {
-            let is_used = sockets.iter().any(|socket| socket.user.as_ref() == Some(user));
-            let wanted = if is_used { Some(user) } else { None };
-            let selected = sockets.iter_mut().filter(|socket| match selector {
-                _ if socket.user.as_ref() != wanted => false,
+            let unused = (0..sockets.len()).filter(|&number| !sockets[number].is_used);
+            let available = given_up.iter().copied().chain(unused);
+            let selected = available.filter(|&number| match selector {
                 SocketSelector::Next => true,
-                SocketSelector::Named(name) => socket.name == name,
+                SocketSelector::Named(name) => sockets[number].name == name,
             });
             let count = if selector == SocketSelector::Next { 1 } else { usize::MAX };
-            let duplicates = selected.take(count).map(|inherited| {
-                let message = "the descriptor that was passed is not a TCP or Unix socket";
-                let socket = inherited.socket.as_ref();
-                let socket =
-                    socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, message));
-                inherited.user = Some(user.clone());
-                socket?.try_clone()
-            });
-            let duplicates = duplicates.collect::<io::Result<Vec<_>>>()?;
-            if duplicates.is_empty() {
+            let selected: Vec<_> = selected.take(count).collect();
+            if selected.is_empty() {
                 let message = match selector {
                     SocketSelector::Next => {
                         "no socket was passed (LISTEN_FDS), or all are in use".into()
@@ -102,15 +91,25 @@ impl InheritedSockets {
                 };
                 return Err(io::Error::new(io::ErrorKind::NotFound, message));
             }
-            Ok(duplicates)
+            given_up.retain(|number| !selected.contains(number));
+            let duplicates = selected.into_iter().map(|number| {
+                let message = "the descriptor that was passed is not a TCP or Unix socket";
+                let inherited = &mut sockets[number];
+                inherited.is_used = true;
+                let socket = inherited.socket.as_ref();
+                let socket =
+                    socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, message));
+                Ok((number, socket?.try_clone()?))
+            });
+            duplicates.collect()
         })
     }
 
-    /// Makes the sockets of all other servers available.
-    pub(super) fn keep_for(&self, users: &[Shared<str>]) {
+    /// Makes all other sockets available.
+    pub(super) fn keep(&self, used: &[usize]) {
         self.sockets.with(|sockets| {
-            for socket in sockets {
-                socket.user.take_if(|user| !users.contains(user));
+            for (number, socket) in sockets.iter_mut().enumerate() {
+                socket.is_used = used.contains(&number);
             }
         });
     }
@@ -236,25 +235,35 @@ mod tests {
         let socket = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
         let sockets = ["a", "b", "b", "a", "c"].map(|name| (name, Some(socket())));
         let sockets = sockets.into_iter().chain([("fifo", None)]);
-        let inherited =
-            |(name, socket): (&str, _)| InheritedSocket { name: name.into(), socket, user: None };
+        let inherited = |(name, socket): (&str, _)| InheritedSocket {
+            name: name.into(),
+            socket,
+            is_used: false,
+        };
         let sockets =
             InheritedSockets { sockets: Lock::new(sockets.map(inherited).collect::<Vec<_>>()) };
-        let take = |selector, user: &str| sockets.take(selector, &user.into());
-        let missing = take(SocketSelector::Named("d"), "1").unwrap_err();
+        let take = |selector, given_up: &mut Vec<usize>| sockets.take(selector, given_up);
+        let missing = take(SocketSelector::Named("d"), &mut vec![]).unwrap_err();
         assert!(missing.to_string().contains("`d`"), "{missing}");
-        let count = |selector, user| take(selector, user).unwrap().len();
-        assert_eq!(count(SocketSelector::Named("b"), "1"), 2, "a unit's sockets have one name");
-        assert_eq!(count(SocketSelector::Next, "2"), 1);
-        assert_eq!(count(SocketSelector::Named("a"), "3"), 1);
-        let fifo = take(SocketSelector::Named("fifo"), "4").unwrap_err();
+        let numbers = |selector, given_up: &mut Vec<usize>| {
+            let taken = take(selector, given_up).unwrap().into_iter();
+            taken.map(|(number, _)| number).collect::<Vec<_>>()
+        };
+        let (next, named) = (SocketSelector::Next, SocketSelector::Named);
+        assert_eq!(numbers(named("b"), &mut vec![]), [1, 2], "a unit's sockets have one name");
+        assert_eq!(numbers(next, &mut vec![]), [0]);
+        assert_eq!(numbers(named("a"), &mut vec![]), [3]);
+        let fifo = take(named("fifo"), &mut vec![]).unwrap_err();
         assert_eq!(fifo.to_string(), "the descriptor that was passed is not a TCP or Unix socket");
-        assert_eq!(count(SocketSelector::Next, "5"), 1);
-        take(SocketSelector::Next, "6").unwrap_err();
-        take(SocketSelector::Named("b"), "6").unwrap_err();
-        assert_eq!(count(SocketSelector::Named("b"), "1"), 2, "it uses them already");
-        sockets.keep_for(&["2".into(), "3".into()]);
-        assert_eq!(count(SocketSelector::Named("b"), "6"), 2);
+        assert_eq!(numbers(next, &mut vec![]), [4]);
+        take(next, &mut vec![]).unwrap_err();
+        take(named("b"), &mut vec![]).unwrap_err();
+        let mut given_up = vec![1, 2];
+        assert_eq!(numbers(next, &mut given_up), [1], "the server itself has used it");
+        assert_eq!(numbers(named("b"), &mut given_up), [2]);
+        assert!(given_up.is_empty());
+        sockets.keep(&[0, 3]);
+        assert_eq!(numbers(named("b"), &mut vec![]), [1, 2]);
         assert_eq!(SocketSelector::parse("systemd"), Some(SocketSelector::Next));
         assert_eq!(SocketSelector::parse("systemd:web"), Some(SocketSelector::Named("web")));
         assert_eq!(SocketSelector::parse("systemd.example:80"), None);

@@ -281,9 +281,10 @@ fn host_missing(port: &str, purpose: Use) -> String {
 
 /// Help on a value that [`listen`] parses.
 pub(super) const LISTEN_HELP: &str = "\
-    The address to listen on: HOST:PORT, unix:PATH, unix:@NAME (an abstract socket), systemd (the \
+    An address to listen on: HOST:PORT, unix:PATH, unix:@NAME (an abstract socket), systemd (the \
     next socket that the service manager passes) or systemd:NAME (all passed sockets of that \
-    name). A host name stands for all its addresses. Port 0 selects a free port";
+    name); can be given several times. A host name stands for all its addresses. Port 0 selects a \
+    free port";
 /// The most bytes of an escaped text.
 const MAX_ESCAPED: usize = 4096;
 const ZERO_TIMEOUT: &str = "a timeout must be non-zero; `off` means no limit";

@@ -15,10 +15,10 @@ use crate::{
     admission::{Admitted, ConnectionTable, Peer},
     drive::Clock,
     idle::IdleConnections,
-    listen::Listeners,
     log_limit::{LogDecision, LogLimit},
     quantity::Time,
-    runtime::{AcceptError, BACKLOG, Listener, Runtime, within},
+    runtime::{AcceptError, BACKLOG, Runtime, within},
+    serve::Listening,
     shutdown::{Shutdown, ShutdownHandle},
 };
 
@@ -61,10 +61,11 @@ impl<R: Runtime> Accepting<R> {
         }
     }
 
-    /// Accepts connections until a shutdown is requested, and then the backlog.
+    /// Accepts connections until a shutdown is requested, and then the backlog. Closes the
+    /// listeners.
     pub(super) async fn run<T>(
         &mut self,
-        mut listeners: Listeners<R::Listener>,
+        listening: &Listening<R>,
         task: &mut (impl FnMut(R::Socket, Admitted, R::Clock) -> T + Send),
     ) where
         T: Future + Send + 'static,
@@ -74,7 +75,7 @@ impl<R: Runtime> Accepting<R> {
             if count == ACCEPTS_IN_A_ROW {
                 yield_now(&mut self.clock).await;
             }
-            match poll_fn(|cx| self.poll_accept(&mut listeners, cx)).await {
+            match poll_fn(|cx| self.poll_accept(listening, cx)).await {
                 None => break,
                 Some(Ok((socket, peer))) => {
                     let Some(admitted) = self.admit(peer).await else {
@@ -96,6 +97,7 @@ impl<R: Runtime> Accepting<R> {
                 }
             }
         }
+        listening.close();
     }
 
     /// Returns the clock, and the number of connections that were open when the shutdown was
@@ -109,15 +111,15 @@ impl<R: Runtime> Accepting<R> {
     /// The next connection; `None` when no more is accepted.
     fn poll_accept(
         &mut self,
-        listeners: &mut Listeners<R::Listener>,
+        listening: &Listening<R>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Accepted<R::Listener>>> {
+    ) -> Poll<Option<Accepted<R>>> {
         let Self { clock, table, shutdown, pause, backlog, .. } = self;
         match shutdown.poll_requested(cx) {
-            Shutdown::None => pause.poll_accept(listeners, clock, cx).map(Some),
+            Shutdown::None => pause.poll_accept(listening, clock, cx).map(Some),
             requested @ (Shutdown::SoftStop | Shutdown::Drain) => backlog
-                .get_or_insert_with(|| Backlog::new(requested, listeners, table, clock))
-                .poll_accept(listeners, clock, cx),
+                .get_or_insert_with(|| Backlog::new(requested, listening, table, clock))
+                .poll_accept(listening, clock, cx),
             Shutdown::Immediate => Poll::Ready(None),
         }
     }
@@ -204,7 +206,7 @@ impl<R: Runtime> Accepting<R> {
 }
 
 /// What a listener's `poll_accept` returns.
-type Accepted<L> = Result<(<L as Listener>::Socket, Peer), AcceptError>;
+type Accepted<R> = Result<(<R as Runtime>::Socket, Peer), AcceptError>;
 
 /// The backlog that is accepted after a soft stop or a drain was requested: at most [`BACKLOG`]
 /// connections within [`BACKLOG_TIMEOUT`].
@@ -223,13 +225,13 @@ impl Backlog {
     /// ones, except for those that are as young as a handshake can be. Like the connections from
     /// the backlog, they are shut down when accepting ends. Otherwise a connection that waits for
     /// its first request, for the TLS handshake or for an upstream would end without a reply.
-    fn new<L: Listener>(
+    fn new<R: Runtime>(
         requested: Shutdown,
-        listeners: &mut Listeners<L>,
+        listening: &Listening<R>,
         table: &ConnectionTable,
-        clock: &impl Clock,
+        clock: &R::Clock,
     ) -> Self {
-        listeners.shut_down();
+        listening.shut_down();
         let (now, open) = (clock.now(), table.connections().len());
         for connection in table.connections() {
             let is_young = now.since(connection.since()) < HANDSHAKE_TIMEOUT;
@@ -246,16 +248,16 @@ impl Backlog {
     }
 
     /// The next connection; `None` when no more is accepted.
-    fn poll_accept<L: Listener>(
+    fn poll_accept<R: Runtime>(
         &mut self,
-        listeners: &mut Listeners<L>,
-        clock: &mut impl Clock,
+        listening: &Listening<R>,
+        clock: &mut R::Clock,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Accepted<L>>> {
+    ) -> Poll<Option<Accepted<R>>> {
         if self.remaining == 0 || clock.now() >= self.deadline {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(accepted) = listeners.poll_accept(cx) {
+        if let Poll::Ready(accepted) = listening.poll_accept(cx) {
             self.remaining -= 1;
             return Poll::Ready(Some(accepted));
         }
@@ -280,17 +282,17 @@ impl Pause {
     }
 
     /// The next connection, once the pause is over.
-    fn poll_accept<L: Listener>(
+    fn poll_accept<R: Runtime>(
         &mut self,
-        listeners: &mut Listeners<L>,
-        clock: &mut impl Clock,
+        listening: &Listening<R>,
+        clock: &mut R::Clock,
         cx: &mut Context<'_>,
-    ) -> Poll<Accepted<L>> {
+    ) -> Poll<Accepted<R>> {
         if let Some(until) = self.until {
             ready!(clock.poll_until(cx, until));
             self.until = None;
         }
-        let accepted = ready!(listeners.poll_accept(cx));
+        let accepted = ready!(listening.poll_accept(cx));
         if accepted.is_ok() {
             self.length /= 2;
         }

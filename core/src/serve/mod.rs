@@ -22,6 +22,9 @@
 
 mod accept;
 mod drain;
+mod listening;
+
+pub use self::listening::Listening;
 
 use std::{fmt, future::Future, io, time::Duration, vec::Vec};
 
@@ -195,16 +198,16 @@ pub struct DrainReport {
 /// From its creation on, the kernel completes handshakes; those connections wait in the backlog.
 pub struct Server<R: Runtime> {
     runtime: R,
-    listeners: Listeners<R::Listener>,
+    listening: Listening<R>,
     handle: ServerHandle,
     idle: Option<IdleConnections>,
 }
 
 impl<R: Runtime> fmt::Debug for Server<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runtime: _, listeners, handle, idle } = self;
+        let Self { runtime: _, listening, handle, idle } = self;
         let mut server = f.debug_struct("Server");
-        server.field("addresses", &listeners.addresses()).field("handle", handle);
+        server.field("addresses", &listening.addresses()).field("handle", handle);
         server.field("idle", idle).finish_non_exhaustive()
     }
 }
@@ -217,7 +220,8 @@ impl<R: Runtime> Server<R> {
     }
 
     pub(crate) fn with_listeners(runtime: R, listeners: Listeners<R::Listener>) -> Self {
-        Self { runtime, listeners, handle: ServerHandle::default(), idle: None }
+        let listening = Listening::new(runtime.clone(), listeners);
+        Self { runtime, listening, handle: ServerHandle::default(), idle: None }
     }
 
     /// A server that does not listen, for a program that only connects to others. It has no
@@ -227,8 +231,8 @@ impl<R: Runtime> Server<R> {
     }
 
     /// Adds a listener. The server accepts from all of them in turn.
-    pub fn with_listener(mut self, listener: R::Listener) -> Self {
-        self.listeners.push(listener);
+    pub fn with_listener(self, listener: R::Listener) -> Self {
+        self.listening.push(listener);
         self
     }
 
@@ -249,13 +253,18 @@ impl<R: Runtime> Server<R> {
         self.handle.clone()
     }
 
+    /// A handle on its listeners, which can change while it accepts.
+    pub fn listening(&self) -> Listening<R> {
+        self.listening.clone()
+    }
+
     /// The addresses that it listens on, with the ports that the kernel chose for port 0. At least
     /// one, except of a server [without a listener](Self::without_listener).
     ///
     /// # Errors
     /// The operating system cannot report an address (getsockname(2)).
     pub fn addresses(&self) -> io::Result<Vec<Address>> {
-        self.listeners.addresses()
+        self.listening.addresses()
     }
 
     /// The runtime that the server runs on.
@@ -306,10 +315,10 @@ impl<R: Runtime> Server<R> {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        let Self { runtime, listeners, handle, idle } = self;
+        let Self { runtime, listening, handle, idle } = self;
         let ServerHandle { table, shutdown, drain_timeout } = handle;
         let mut accepting = Accepting::new(runtime, &table, &shutdown, idle);
-        accepting.run(listeners, &mut task).await;
+        accepting.run(&listening, &mut task).await;
         let (mut clock, open) = accepting.end();
         let report = drain(&mut clock, &table, open, &shutdown, &drain_timeout).await;
         table.log_suppressed();

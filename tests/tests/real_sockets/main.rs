@@ -14,6 +14,7 @@ mod fanout;
 mod fanout_sources;
 mod hand_over;
 mod haproxy;
+mod listening;
 mod logging;
 mod message;
 mod message_python;
@@ -293,6 +294,11 @@ on_every_runtime! {
         reloads_leave_no_file_open_and_divide_the_open_files,
         a_hangup_reads_the_table_again,
         the_service_manager_is_notified_of_a_reload;
+    listening:
+        several_addresses_have_one_limit_and_one_set_of_metrics,
+        the_same_address_twice_is_wrong_usage,
+        a_reload_adds_and_removes_an_address_while_the_others_listen,
+        no_connection_to_an_address_that_is_removed_fails;
     tls:
         every_server_sends_the_same_bytes_through_openssl,
         subscribers_get_the_bytes_of_an_upstream_with_tls,

@@ -25,15 +25,15 @@ use crate::{
 };
 
 /// A process that runs `serve`, and its configuration file.
-struct Process {
-    server: Server,
+pub(crate) struct Process {
+    pub(crate) server: Server,
     file: PathBuf,
-    folder: Folder,
+    pub(crate) folder: Folder,
 }
 
 impl Process {
     /// Starts it, and waits until `servers` servers listen.
-    fn start(name: &str, binary: &str, configuration: &str, servers: usize) -> Self {
+    pub(crate) fn start(name: &str, binary: &str, configuration: &str, servers: usize) -> Self {
         let folder = Folder::new(name, binary);
         let file = folder.path("servers.toml");
         fs::write(&file, configuration).unwrap();
@@ -55,7 +55,7 @@ impl Process {
     }
 
     /// Loads the configuration again, and returns the lines that the log gets up to `expected`.
-    fn load(&self, configuration: &str, expected: &str) -> String {
+    pub(crate) fn load(&self, configuration: &str, expected: &str) -> String {
         fs::write(&self.file, configuration).unwrap();
         let before = self.server.log().len();
         self.server.signal(Signal::HUP);
@@ -64,20 +64,20 @@ impl Process {
     }
 }
 
-fn connect(address: &str) -> TcpStream {
+pub(crate) fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server is listening");
     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
 }
 
 /// Whether a socket listens on an IPv4 address (proc(5)). An attempt to connect could be accepted.
-fn is_listening(address: &str) -> bool {
+pub(crate) fn is_listening(address: &str) -> bool {
     let (_, port) = address.rsplit_once(':').unwrap();
     let listening = format!(":{:04X} 00000000:0000 0A ", port.parse::<u16>().unwrap());
     fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening)
 }
 
-fn converse(stream: &mut TcpStream, sent: &str, received: &str) {
+pub(crate) fn converse(stream: &mut TcpStream, sent: &str, received: &str) {
     stream.write_all(sent.as_bytes()).unwrap();
     let mut reply = vec![0; received.len()];
     stream.read_exact(&mut reply).expect("the connection is open");
@@ -92,7 +92,7 @@ fn echo(name: &str, listen: &str, prefix: &str) -> String {
     )
 }
 
-const LOADED: &str = "configuration loaded again";
+pub(crate) const LOADED: &str = "configuration loaded again";
 const KEPT: &str = "; the configuration in use stays";
 
 pub(crate) fn a_reload_changes_servers_and_keeps_their_connections(binary: &str) {

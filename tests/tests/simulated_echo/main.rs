@@ -13,6 +13,7 @@ mod clients;
 mod clocks;
 mod faults;
 mod limits;
+mod listeners;
 mod logging;
 mod observed;
 mod scene;

@@ -11,7 +11,7 @@ use wirestate_core::{
     drive::{Clock as _, Drive, Ended},
     echo::{Config, EchoReason, Server},
     runtime::Runtime,
-    serve::{self, DrainReport, ServerHandle},
+    serve::{self, DrainReport, Listening, ServerHandle},
     shared::Shared,
     shutdown::ShutdownHandle,
 };
@@ -28,6 +28,7 @@ pub(crate) struct Scene {
     pub(crate) table: ConnectionTable,
     pub(crate) shutdown: ShutdownHandle,
     pub(crate) handle: ServerHandle,
+    pub(crate) listening: Listening<Host>,
     pub(crate) serving: Task<DrainReport>,
 }
 
@@ -54,15 +55,10 @@ impl Scene {
         world.watch(only_echoes());
         let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = server.listen("server:7").unwrap();
-        let runtime = server.clone();
-        let serving_handle = handle.clone();
-        let serving = server.run(async move {
-            serve::Server::new(runtime, listener)
-                .with_handle(&serving_handle)
-                .serve(|_, now| machine(now))
-                .await
-        });
-        Self { world, server, table, shutdown, handle, serving }
+        let accepting = serve::Server::new(server.clone(), listener).with_handle(&handle);
+        let listening = accepting.listening();
+        let serving = server.run(async move { accepting.serve(|_, now| machine(now)).await });
+        Self { world, server, table, shutdown, handle, listening, serving }
     }
 
     /// Drains the server, and asserts that nothing is left when all tasks have ended.

@@ -46,9 +46,9 @@ pub(crate) struct ServerFlags {
     upstream: Upstream,
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
           default_value_if("publish", ArgPredicate::IsPresent, None),
-          value_parser = values::listen,
+          value_delimiter = ',', value_parser = values::listen,
           help = format!("{}. With --publish, there is no default", values::LISTEN_HELP))]
-    listen: Option<String>,
+    listen: Vec<String>,
     #[command(flatten)]
     pub(super) publishers: PublisherFlags,
     /// What a message is: a number of bytes, at most 1MiB; or a line (`lines`). With `bytes`, the
@@ -169,6 +169,7 @@ impl ServerFlags {
                 "--window {window} is smaller than a message, which may have {longest}"
             ));
         }
+        server::check_listen(listen)?;
         self.server.check()?;
         let upstream = self.upstream();
         self.nats.check(upstream.stream())?;
@@ -177,10 +178,7 @@ impl ServerFlags {
         }
         let is_raw = "needs a server of raw bytes, and --upstream is the address of a stream";
         match &upstream {
-            Upstream::Address(address) => match listen {
-                Some(listen) => self_upstream::check("--upstream", address, listen),
-                None => Ok(()),
-            },
+            Upstream::Address(address) => self_upstream::check("--upstream", address, listen),
             Upstream::Stream(_) if self.upstream_tls.is_enabled() => {
                 Err("--upstream-tls is for raw bytes, write tls:// as the scheme of a stream"
                     .into())

@@ -24,8 +24,8 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
-          value_parser = values::listen, help = values::LISTEN_HELP)]
-    listen: String,
+          value_delimiter = ',', value_parser = values::listen, help = values::LISTEN_HELP)]
+    listen: Vec<String>,
     /// The size of a message, at most 1MiB
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1KiB",
           value_parser = message_size)]
@@ -44,6 +44,7 @@ pub(crate) struct Flags {
 impl Flags {
     /// Returns an error if flags contradict each other.
     pub(crate) fn check(&self) -> Result<(), String> {
+        server::check_listen(&self.listen)?;
         self.common.check()
     }
 }

@@ -16,11 +16,11 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
-use wirestate_core::{quantity::Size, runtime::unix_path};
+use wirestate_core::quantity::Size;
 
 use crate::{
     CommandError,
-    server::{Configuration, Definition, ProcessFlags, ServerCommand},
+    server::{Configuration, Definition, ProcessFlags, ServerCommand, is_free_socket},
     tls::ServerTlsFlags,
 };
 
@@ -93,13 +93,11 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
     }
     for (name, table) in &tables {
         let (definition, addresses) = server(name, table)?;
-        for listen in addresses {
-            let is_free = unix_path(&listen).is_none() && listen.ends_with(":0");
-            if let Some(other) = listening.insert(listen.clone(), definition.name.clone())
-                && !is_free
-                && listen != "systemd"
+        for address in addresses {
+            if let Some(other) = listening.insert(address.clone(), definition.name.clone())
+                && !is_free_socket(&address)
             {
-                let message = format!("`{other}` listens on {listen} as well");
+                let message = format!("`{other}` listens on {address} as well");
                 return Err(Mistake::new(table.span(), message));
             }
         }
@@ -178,9 +176,10 @@ fn server(
     }
     let flags = matches.subcommand().map(|(_, flags)| flags);
     let addresses = ["listen", "publishers"]
-        .map(|id| flags.and_then(|flags| flags.try_get_one::<String>(id).ok().flatten()).cloned());
-    let definition = Definition { name: name.into(), command, words: line };
-    Ok((definition, addresses.into_iter().flatten().collect()))
+        .into_iter()
+        .filter_map(|id| flags.and_then(|flags| flags.try_get_many::<String>(id).ok().flatten()));
+    let addresses = addresses.flatten().cloned().collect();
+    Ok((Definition { name: name.into(), command, words: line }, addresses))
 }
 
 /// A command whose words come from a file: without its name, environment and help.
@@ -373,8 +372,8 @@ mod tests {
                  quotes",
             ),
             (
-                &format!("{api}listen = [\"127.0.0.1:1\"]"),
-                "f:3:10: invalid value '[…]' for 'listen': expected one value, a string or a whole \
+                &format!("{api}table = [\"a\", \"b\"]"),
+                "f:3:9: invalid value '[…]' for 'table': expected one value, a string or a whole \
                  number",
             ),
             (
@@ -388,6 +387,17 @@ mod tests {
             (
                 &format!("status = '127.0.0.1:65432'\n{server}"),
                 "f:2:1: `status` listens on 127.0.0.1:65432 as well",
+            ),
+            (
+                &format!("{server}listen = [\"[::1]:7\", \"127.0.0.1:7\", \"[::1]:7\"]"),
+                "f:1:1: --listen [::1]:7 is given twice",
+            ),
+            (
+                &format!(
+                    "{server}listen = ['[::1]:0', 'unix:a']\n\
+                     [servers.b]\ncommand = 'proxy'\nlisten = ['[::1]:0', 'unix:a']",
+                ),
+                "f:4:1: `a` listens on unix:a as well",
             ),
             (
                 "[servers.a]\ncommand = 'proxy'\nupstream = []",

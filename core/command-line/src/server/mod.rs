@@ -3,6 +3,7 @@
 mod command;
 mod flags;
 mod limits;
+mod listening;
 mod prepared;
 mod process;
 mod reload;
@@ -16,6 +17,7 @@ use wirestate_core::shared::Shared;
 pub(super) use self::{
     command::{ServerCommand, SingleServer},
     flags::{CommonFlags, Flags, ProcessFlags, Share, idle_timeout},
+    listening::{Bound, check_listen, is_free_socket},
     prepared::{ConnectFn, Prepared, ReloadFiles, ServerSettings, Serving, Stage, Starting, task},
     process::run,
     tasks::Task,

@@ -23,8 +23,8 @@ use crate::{
 
 /// A server that is ready to listen.
 pub(crate) struct Prepared<R: CommandRuntime> {
-    /// `None`: it listens nowhere.
-    pub(super) listen: Option<String>,
+    /// Empty: it listens nowhere.
+    pub(super) listen: Vec<String>,
     pub(super) settings: ServerSettings,
     pub(super) start: Box<StartFn<R>>,
 }
@@ -154,10 +154,10 @@ impl ServerSettings {
         }
     }
 
-    /// A server that listens on `listen` and runs a machine on each connection.
+    /// A server that listens on the addresses `listen` and runs a machine on each connection.
     pub(crate) fn run<R, M>(
         self,
-        listen: String,
+        listen: impl IntoIterator<Item = String>,
         machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
     ) -> Prepared<R>
     where
@@ -167,13 +167,13 @@ impl ServerSettings {
         self.start(listen, |starting| Ok(starting.serve(machine)))
     }
 
-    /// A server that listens on `listen`, if that is given, and then calls `start`.
+    /// A server that listens on the addresses `listen`, if there are any, and then calls `start`.
     pub(crate) fn start<R: CommandRuntime>(
         self,
-        listen: impl Into<Option<String>>,
+        listen: impl IntoIterator<Item = String>,
         start: impl FnOnce(&Starting<'_, R>) -> Result<Serving<R>, CommandError> + Send + 'static,
     ) -> Prepared<R> {
-        Prepared { listen: listen.into(), settings: self, start: Box::new(start) }
+        Prepared { listen: listen.into_iter().collect(), settings: self, start: Box::new(start) }
     }
 }
 

@@ -7,12 +7,11 @@ use core::{
     pin::Pin,
     task::{Context, Poll},
 };
-use std::io;
 
 use tracing::{error, info, warn};
 use wirestate_core::{
     drive::{self, Clock as _},
-    runtime::{Address, unix_path},
+    runtime::unix_path,
     serve::{DrainReport, Server, ServerHandle},
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
@@ -21,19 +20,15 @@ use wirestate_core::{
 
 use super::{
     Definition, ProcessFlags, Share, Source,
+    listening::{Bound, addresses, bind},
     prepared::{Prepared, Serving, Stage, Starting},
-    reload::{self, Change, Current, CurrentServer, LoadedFiles, Plan},
-    running::{Running, State},
+    reload::{self, Change, Current, CurrentServer, LoadedFiles, Plan, Stays},
+    running::{Running, State, accept},
     tasks::Tasks,
 };
 use crate::{
-    CommandError, CommandRuntime, ServerContext,
-    join::join,
-    log, self_upstream,
-    signals::handle_signals,
-    standard_error::LogMetrics,
-    systemd::{self, InheritedSockets, SocketSelector},
-    tls::ServerTls,
+    CommandError, CommandRuntime, ServerContext, join::join, log, self_upstream,
+    signals::handle_signals, standard_error::LogMetrics, systemd, tls::ServerTls,
 };
 
 /// Runs the servers of `source` until a signal shuts them down.
@@ -65,29 +60,28 @@ pub(crate) async fn run<R: CommandRuntime>(
     let hangup = handle_signals(runtime, shutdown.clone(), readiness, flags.lame_duck)?;
     // A signal also ends the wait for a resolver that does not answer.
     let binding = async {
-        let (mut bound, sockets) = (Vec::new(), &context.sockets);
+        let (mut servers, sockets) = (Vec::new(), &context.sockets);
         for (definition, prepared) in prepared {
-            let listen = prepared.listen.as_deref();
-            let server = bind(runtime, listen, &definition.name, sockets).await?;
-            bound.push((definition, prepared, server));
+            let listening = bind(runtime, &prepared.listen, sockets, &mut Vec::new()).await?;
+            servers.push((definition, prepared, listening));
         }
         let status = match status {
             None => None,
             Some((address, status)) => {
-                Some((bind(runtime, Some(address), &STATUS.into(), sockets).await?, status))
+                let address = std::slice::from_ref(address);
+                Some((bind(runtime, address, sockets, &mut Vec::new()).await?, status))
             }
         };
-        Ok((bound, status))
+        Ok((servers, status))
     };
     let Some(bound) = shutdown.unless_requested(binding).await else {
         info!("stopped before listening");
         return Ok(());
     };
-    let (bound, status) = bound?;
-    if let Some((server, _)) = &status {
-        for address in addresses(server)? {
-            log::report_status(&context.log, &address, status_tls.is_some());
-        }
+    let (servers, status) = bound?;
+    let status_bound = status.iter().flat_map(|((_, bound), _)| bound);
+    for address in status_bound.clone().flat_map(|bound| &bound.addresses) {
+        log::report_status(&context.log, address, status_tls.is_some());
     }
     let mut process = Process {
         runtime,
@@ -98,17 +92,18 @@ pub(crate) async fn run<R: CommandRuntime>(
         share,
         words: configuration.process_words,
         status_tls: status_tls.clone(),
+        status_inherited: status_bound.flat_map(|bound| bound.inherited.clone()).collect(),
         failure: None,
     };
-    for (definition, prepared, server) in bound {
-        process.add(definition, prepared, server)?;
+    for (definition, prepared, (server, bound)) in servers {
+        process.add(definition, prepared, server, bound)?;
     }
     process.check_upstreams()?;
     process.show_services();
     systemd::notify_ready();
     systemd::keep_watchdog(runtime)?;
     let serving = process.serve(&shutdown, hangup);
-    let Some((server, status)) = status else { return serving.await };
+    let Some(((server, _), status)) = status else { return serving.await };
     // The status is served during the drain, and ends after it.
     let status_handle = status.handle().clone();
     let serving = async {
@@ -133,42 +128,41 @@ struct Process<'a, R: CommandRuntime> {
     words: Vec<String>,
     /// The TLS of the status. Its files are loaded again with those of the servers.
     status_tls: Option<ServerTls>,
+    /// The numbers of the inherited sockets of the status.
+    status_inherited: Vec<usize>,
     /// The first failure of a server that has ended.
     failure: Option<CommandError>,
 }
 
 impl<'a, R: CommandRuntime> Process<'a, R> {
-    /// Starts a server. If a server of that name was removed, or moves, the new one
-    /// has its table of connections.
+    /// Starts a server. If a server of that name was removed, the new one has its table of
+    /// connections.
     fn add(
         &mut self,
         definition: Definition,
         prepared: Prepared<R>,
         server: Server<R>,
+        bound: Vec<Bound>,
     ) -> Result<(), CommandError> {
-        let Prepared { listen, settings, start } = prepared;
-        let earlier = self.servers.iter().position(|running| {
-            running.definition.name == definition.name && running.state != State::Moved
-        });
-        let (handle, mut tasks) = match earlier {
+        let Prepared { listen: _, settings, start } = prepared;
+        let earlier =
+            self.servers.iter().position(|running| running.definition.name == definition.name);
+        let (handle, mut tasks, retiring) = match earlier {
             None => {
                 let config = settings.config.clone().with_name(definition.name.clone());
-                (ServerHandle::new(config), Tasks::default())
+                (ServerHandle::new(config), Tasks::default(), Vec::new())
             }
             Some(index) => {
-                let handle = self.servers[index].handle.clone();
-                let tasks = self.hand_over(index);
+                let Running { handle, tasks, retiring, .. } =
+                    self.servers.remove(index).handed_over();
                 handle.reconfigure(&settings.config);
-                (handle.with_shutdown(ShutdownHandle::new()), tasks)
+                (handle.with_shutdown(ShutdownHandle::new()), tasks, retiring)
             }
         };
-        let addresses = addresses(&server)?;
-        let name = definition.shown_name();
-        for address in &addresses {
-            log::report_ready(&self.context.log, address, name);
-        }
+        self.report_ready(&definition, &bound);
+        let addresses = addresses(&bound);
         if addresses.is_empty() {
-            log::report_ready_to(&settings.purpose, name);
+            log::report_ready_to(&settings.purpose, definition.shown_name());
         }
         let failure = Shared::default();
         let starting = Starting {
@@ -181,24 +175,18 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let Serving { connect, on_end, tasks: new_tasks } = start(&starting)?;
         tasks.add(new_tasks);
         let connect = Shared::new(Lock::new(connect));
-        let serving = {
-            let connect = connect.clone();
-            let server = server.with_handle(&handle);
-            server.accept(move |socket, admitted, clock| {
-                connect.with(|connect| connect(socket, admitted, clock))
-            })
-        };
         self.servers.push(Running {
             definition,
-            listen,
-            addresses,
+            bound,
+            listening: server.listening(),
+            serving: accept(server, &handle, &connect),
+            retiring,
             handle,
             upstreams: settings.upstreams,
             metrics: Shared::new(settings.metrics),
             files: settings.files,
             connect,
             on_end,
-            serving: Box::pin(serving),
             report: None,
             tasks,
             clock: self.runtime.clock(),
@@ -210,31 +198,22 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         Ok(())
     }
 
-    /// Leaves the table of connections of a server to another one, and returns its tasks, which are
-    /// the other one's as well.
-    fn hand_over(&mut self, index: usize) -> Tasks {
-        let running = &mut self.servers[index];
-        let tasks = mem::take(&mut running.tasks);
-        match running.state {
-            State::Current => running.retire(State::Moved),
-            // It accepts the backlog.
-            State::Removed | State::Moved => running.state = State::Moved,
-            // It waits for the end of all connections, which are the other server's now.
-            State::Ending => drop(self.servers.remove(index)),
+    /// Logs that a server listens on `bound`.
+    fn report_ready(&self, definition: &Definition, bound: &[Bound]) {
+        let name = definition.shown_name();
+        for address in bound.iter().flat_map(|bound| &bound.addresses) {
+            log::report_ready(&self.context.log, address, name);
         }
-        tasks
     }
 
     /// Checks in the background that no server is its own upstream, and ends it otherwise.
     fn check_upstreams(&self) -> Result<(), CommandError> {
         for running in &self.servers {
             let (runtime, upstreams) = (self.runtime.clone(), running.upstreams.clone());
-            let (listen, own) = (running.listen.clone(), running.addresses.clone());
-            let (handle, failure) = (running.handle.clone(), running.failure.clone());
+            let (own, handle) = (running.bound.clone(), running.handle.clone());
+            let failure = running.failure.clone();
             let check = async move {
-                let found =
-                    self_upstream::find(&runtime, &upstreams, listen.as_deref(), &own).await;
-                if let Err(error) = found {
+                if let Err(error) = self_upstream::find(&runtime, &upstreams, &own).await {
                     failure.with(|failure| *failure = Some(error));
                     handle.abort();
                 }
@@ -262,9 +241,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
                 hangup = None;
             }
             if requested >= Shutdown::Drain && !mem::replace(&mut is_draining, true) {
-                // A server that moves has left its connections to the other one.
-                let drained = self.servers.iter_mut().filter(|it| it.state != State::Moved);
-                for running in drained {
+                for running in &mut self.servers {
                     running.begin_drain();
                     running.handle.drain();
                 }
@@ -291,8 +268,7 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let servers = self.current().map(|running| CurrentServer {
             name: running.definition.name.clone(),
             words: running.definition.words.clone(),
-            listen: running.listen.clone(),
-            addresses: running.addresses.clone(),
+            bound: running.bound.clone(),
             files: running.files.clone(),
         });
         let current = Current {
@@ -314,13 +290,9 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
             Err(error) => warn!("SIGHUP: {error}; the configuration in use stays"),
             Ok(plan) => self.carry_out(plan),
         }
-        let sockets = &self.context.sockets;
-        let inherits = |listen: &Option<String>| {
-            listen.as_deref().is_some_and(|listen| SocketSelector::parse(listen).is_some())
-        };
-        let inheriting = self.current().filter(|running| inherits(&running.listen));
-        let names = inheriting.map(|running| running.definition.name.clone());
-        sockets.keep_for(&names.chain([STATUS.into()]).collect::<Vec<_>>());
+        let bound = self.current().flat_map(|running| &running.bound);
+        let inherited = bound.flat_map(|bound| &bound.inherited).chain(&self.status_inherited);
+        self.context.sockets.keep(&inherited.copied().collect::<Vec<_>>());
         systemd::notify_loaded();
     }
 
@@ -329,7 +301,8 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         let has_names = self.source.has_names();
         if has_names {
             let list = |names: Vec<Shared<str>>| names.join(", ");
-            let changed = list(changes.iter().map(Change::name).collect());
+            let names = changes.iter().map(|change| change.definition.name.clone());
+            let changed = list(names.collect());
             let removed = list(removed.clone());
             info!(changed, removed, "configuration loaded again");
         } else if files.is_empty() {
@@ -348,18 +321,16 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
                 continue;
             }
             if removed.contains(name) {
-                running.retire(State::Removed);
+                running.retire();
             } else if let Some((_, config)) = limits.iter().find(|(other, _)| other == name) {
                 running.handle.reconfigure(config);
             }
         }
-        for change in changes {
-            let name = change.name();
-            let changed = match change {
-                Change::Replace(definition, prepared) => self.replace(definition, prepared),
-                Change::Listen(definition, prepared, server) => {
-                    self.add(definition, prepared, server)
-                }
+        for Change { definition, prepared, stays, server, added } in changes {
+            let name = definition.name.clone();
+            let changed = match stays {
+                None => self.add(definition, prepared, server, added),
+                Some(stays) => self.replace(definition, prepared, stays, server, added),
             };
             if let Err(error) = changed {
                 error!(server = &*name, "{error}");
@@ -370,23 +341,29 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         self.show_services();
     }
 
-    /// Serves the connections of a server in another way from now on.
+    /// Serves the connections of a server in another way from now on, and listens on the addresses
+    /// `added` as well, which `server` has.
     fn replace(
         &mut self,
         definition: Definition,
         prepared: Prepared<R>,
+        Stays { kept, removed }: Stays,
+        server: Server<R>,
+        added: Vec<Bound>,
     ) -> Result<(), CommandError> {
+        self.report_ready(&definition, &added);
         let Prepared { settings, start, .. } = prepared;
         let running = self.servers.iter_mut().find(|running| {
             running.definition.name == definition.name && running.state == State::Current
         });
         // The server may have ended meanwhile.
         let Some(running) = running else { return Ok(()) };
+        running.bound = [kept, added].concat();
         let starting = Starting {
             runtime: self.runtime,
             settings: &settings,
             handle: &running.handle,
-            addresses: &running.addresses,
+            addresses: &addresses(&running.bound),
             failure: &running.failure,
         };
         let Serving { connect, on_end, tasks } = start(&starting)?;
@@ -394,6 +371,8 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
         running.drain_timeout = settings.config.drain_timeout;
         running.handle.reconfigure(&settings.config);
         running.connect.with(|current| *current = connect);
+        running.listening.add(server);
+        running.stop_listening(&addresses(&removed));
         running.metrics = Shared::new(settings.metrics);
         running.files = settings.files;
         running.upstreams = settings.upstreams;
@@ -425,10 +404,9 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
 
     /// Shows the servers in the status.
     fn show_services(&self) {
-        let shown = self.servers.iter().filter(|running| running.state != State::Moved);
-        self.services.set(shown.map(|running| {
+        self.services.set(self.servers.iter().map(|running| {
             let (name, metrics) = (running.definition.name.clone(), running.metrics.clone());
-            let listens = running.listen.is_some();
+            let listens = !running.bound.is_empty();
             Service::new(name, &running.handle, Some(metrics)).with_listener(listens)
         }));
     }
@@ -469,34 +447,3 @@ async fn serve_status<R: CommandRuntime>(
     let server = server.with_idle_connections(status.idle_connections().clone());
     server.serve(|entry, now| tls.machine(status.machine(now), entry, now)).await
 }
-
-/// Listens on `address`, if that is given. `user` is the name of the server.
-pub(super) async fn bind<R: CommandRuntime>(
-    runtime: &R,
-    address: Option<&str>,
-    user: &Shared<str>,
-    sockets: &InheritedSockets,
-) -> Result<Server<R>, CommandError> {
-    let Some(address) = address else { return Ok(Server::without_listener(runtime.clone())) };
-    let server = match SocketSelector::parse(address) {
-        Some(selector) => sockets.take(selector, user).and_then(|sockets| {
-            let mut listeners = sockets.into_iter().map(|socket| runtime.listen_inherited(socket));
-            let first = listeners.next().expect("`take` returns at least one")?;
-            let server = Server::new(runtime.clone(), first);
-            listeners.try_fold(server, |server, listener| Ok(server.with_listener(listener?)))
-        }),
-        None => runtime.bind(address).await,
-    };
-    server.map_err(|error: io::Error| CommandError::Listen { address: address.to_string(), error })
-}
-
-/// The addresses that a server listens on.
-pub(super) fn addresses<R: CommandRuntime>(
-    server: &Server<R>,
-) -> Result<Vec<Address>, CommandError> {
-    let failed = |error| CommandError::Listen { address: "a socket".into(), error };
-    server.addresses().map_err(failed)
-}
-
-/// The name of the status where servers have theirs.
-const STATUS: &str = "status";

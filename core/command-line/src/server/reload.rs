@@ -4,14 +4,14 @@ use core::time::Duration;
 use std::thread;
 
 use wirestate_core::{
-    runtime::{Address, within},
+    runtime::within,
     serve::{Config, Server},
     shared::{Shared, promise},
 };
 
 use super::{
     Definition, Prepared, ReloadFiles, Share, Source,
-    process::{addresses, bind},
+    listening::{Bound, bind, keep},
 };
 use crate::{CommandError, CommandRuntime, ServerContext, self_upstream, systemd, tls::ServerTls};
 
@@ -35,12 +35,21 @@ pub(super) struct LoadedFiles {
     pub(super) put_to_use: Box<dyn FnOnce() + Send>,
 }
 
-/// A server that changes.
-pub(super) enum Change<R: CommandRuntime> {
-    /// It stays on its address.
-    Replace(Definition, Prepared<R>),
-    /// It is new, or listens on another address.
-    Listen(Definition, Prepared<R>, Server<R>),
+/// A server that changes, or is new.
+pub(super) struct Change<R: CommandRuntime> {
+    pub(super) definition: Definition,
+    pub(super) prepared: Prepared<R>,
+    /// `None`: it is new.
+    pub(super) stays: Option<Stays>,
+    /// Listens on the addresses `added`.
+    pub(super) server: Server<R>,
+    pub(super) added: Vec<Bound>,
+}
+
+/// The addresses of a server that changes.
+pub(super) struct Stays {
+    pub(super) kept: Vec<Bound>,
+    pub(super) removed: Vec<Bound>,
 }
 
 /// What the process serves.
@@ -55,27 +64,18 @@ pub(super) struct Current {
 pub(super) struct CurrentServer {
     pub(super) name: Shared<str>,
     pub(super) words: Vec<String>,
-    pub(super) listen: Option<String>,
-    pub(super) addresses: Vec<Address>,
+    pub(super) bound: Vec<Bound>,
     pub(super) files: Vec<Shared<dyn ReloadFiles>>,
 }
 
 /// What the files say.
 struct Contents<R: CommandRuntime> {
-    /// With the addresses of a server that stays on them.
-    changes: Vec<(Definition, Prepared<R>, Option<Vec<Address>>)>,
+    /// With the addresses of a server that is not new.
+    changes: Vec<(Definition, Prepared<R>, Option<Vec<Bound>>)>,
     files: Vec<LoadedFiles>,
     limits: Vec<(Shared<str>, Config)>,
     removed: Vec<Shared<str>>,
     process_differs: bool,
-}
-
-impl<R: CommandRuntime> Change<R> {
-    pub(super) fn name(&self) -> Shared<str> {
-        match self {
-            Self::Replace(definition, _) | Self::Listen(definition, ..) => definition.name.clone(),
-        }
-    }
 }
 
 /// Reads the configuration and all files, and listens on new addresses. The files are read on a
@@ -99,26 +99,23 @@ pub(super) async fn plan<R: CommandRuntime>(
     thread::Builder::new().name("reload".into()).spawn(read).map_err(CommandError::Spawn)?;
     let Contents { changes: contents, files, limits, removed, process_differs } = contents.await?;
     let (mut changes, mut clock) = (Vec::new(), runtime.clock());
-    for (definition, server, stays_on) in contents {
-        let mut listening = None;
-        let own = if let Some(addresses) = stays_on {
-            addresses
-        } else {
-            let sockets = &context.sockets;
-            let listen = server.listen.as_deref();
-            let server = bind(runtime, listen, &definition.name, sockets).await?;
-            addresses(listening.insert(server))?
-        };
-        let (upstreams, listen) = (&server.settings.upstreams, server.listen.as_deref());
-        let check = self_upstream::find(runtime, upstreams, listen, &own);
+    for (definition, prepared, earlier) in contents {
+        let mut new = prepared.listen.clone();
+        let stays = earlier.map(|earlier| {
+            let (kept, removed) = keep(&earlier, &mut new);
+            Stays { kept, removed }
+        });
+        let given_up = stays.iter().flat_map(|stays| &stays.removed);
+        let mut given_up = given_up.flat_map(|bound| bound.inherited.clone()).collect();
+        let (server, added) = bind(runtime, &new, &context.sockets, &mut given_up).await?;
+        let kept = stays.iter().flat_map(|stays| &stays.kept);
+        let own: Vec<_> = kept.chain(&added).cloned().collect();
+        let check = self_upstream::find(runtime, &prepared.settings.upstreams, &own);
         // Without an answer, the proxy detects its own connections.
         if let Ok(Err(error)) = within(&mut clock, Some(RESOLVE_TIMEOUT), check).await {
             return Err(error);
         }
-        changes.push(match listening {
-            None => Change::Replace(definition, server),
-            Some(listening) => Change::Listen(definition, server, listening),
-        });
+        changes.push(Change { definition, prepared, stays, server, added });
     }
     Ok(Plan { files, changes, limits, removed, process_differs })
 }
@@ -151,8 +148,7 @@ fn read<R: CommandRuntime>(
             }
         } else {
             let server = definition.prepare_to_serve(runtime, share)?;
-            let stays_on = earlier.filter(|earlier| earlier.listen == server.listen);
-            changes.push((definition, server, stays_on.map(|earlier| earlier.addresses.clone())));
+            changes.push((definition, server, earlier.map(|earlier| earlier.bound.clone())));
         }
     }
     Ok(Contents { changes, files, limits, removed, process_differs })

@@ -12,14 +12,15 @@ use tracing::info;
 use wirestate_core::{
     drive::Clock as _,
     runtime::Address,
-    serve::{DrainReport, ServerHandle},
+    serve::{DrainReport, Listening, Server, ServerHandle},
     shared::{Lock, Shared},
-    shutdown::Shutdown,
+    shutdown::{Shutdown, ShutdownHandle},
     status::MetricsSource,
 };
 
 use super::{
     Definition,
+    listening::Bound,
     prepared::{ConnectFn, EndFn, ReloadFiles, Stage},
     tasks::Tasks,
 };
@@ -28,9 +29,8 @@ use crate::{CommandError, CommandRuntime};
 /// A server that accepts connections, or has accepted them.
 pub(super) struct Running<R: CommandRuntime> {
     pub(super) definition: Definition,
-    /// As configured.
-    pub(super) listen: Option<String>,
-    pub(super) addresses: Vec<Address>,
+    pub(super) bound: Vec<Bound>,
+    pub(super) listening: Listening<R>,
     pub(super) handle: ServerHandle,
     pub(super) upstreams: Vec<String>,
     pub(super) metrics: Shared<dyn MetricsSource>,
@@ -38,8 +38,10 @@ pub(super) struct Running<R: CommandRuntime> {
     /// Serves the connections from now on.
     pub(super) connect: Shared<Lock<Box<ConnectFn<R>>>>,
     pub(super) on_end: EndFn,
-    /// Accepts connections and, unless the server moves, waits for their end.
-    pub(super) serving: Pin<Box<dyn Future<Output = DrainReport> + Send>>,
+    /// Accepts connections, and waits for their end.
+    pub(super) serving: Accepting,
+    /// Accept the backlog of listeners that were removed.
+    pub(super) retiring: Vec<Accepting>,
     /// How the connections have ended.
     pub(super) report: Option<DrainReport>,
     /// What the end of the server waits for after that of its connections.
@@ -51,6 +53,9 @@ pub(super) struct Running<R: CommandRuntime> {
     pub(super) failure: Shared<Lock<Option<CommandError>>>,
 }
 
+/// An accept loop.
+type Accepting = Pin<Box<dyn Future<Output = DrainReport> + Send>>;
+
 /// What a [`Running`] server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -60,17 +65,37 @@ pub(super) enum State {
     Removed,
     /// It was removed, and its connections continue.
     Ending,
-    /// Another server with the same table of connections listens in its place, on another address.
-    /// This one accepts the backlog.
-    Moved,
 }
 
 impl<R: CommandRuntime> Running<R> {
-    /// Stops accepting, for the reason that `state` says.
-    pub(super) fn retire(&mut self, state: State) {
-        self.state = state;
+    /// Stops listening on `addresses`, and accepts their backlog.
+    pub(super) fn stop_listening(&mut self, addresses: &[Address]) {
+        if !addresses.is_empty() {
+            let handle = self.handle.clone().with_shutdown(ShutdownHandle::new());
+            handle.soft_stop();
+            let removed = self.listening.remove(addresses);
+            self.retiring.push(accept(removed, &handle, &self.connect));
+        }
+    }
+
+    /// Stops accepting, because the server was removed.
+    pub(super) fn retire(&mut self) {
+        self.state = State::Removed;
         self.handle.soft_stop();
         (self.on_end)(Stage::Retired);
+    }
+
+    /// Leaves the connections to another server, which has to accept the backlog (`retiring`).
+    pub(super) fn handed_over(mut self) -> Self {
+        match self.state {
+            State::Current => self.retire(),
+            State::Removed => {}
+            // It waits for the end of all connections, which are the other server's now.
+            State::Ending => return self,
+        }
+        let serving = mem::replace(&mut self.serving, Box::pin(async { DrainReport::default() }));
+        self.retiring.push(serving);
+        self
     }
 
     /// Tells the tasks that a drain has begun.
@@ -85,6 +110,7 @@ impl<R: CommandRuntime> Running<R> {
     pub(super) fn poll_ended(&mut self, runtime: &R, cx: &mut Context<'_>) -> Poll<DrainReport> {
         // On threads, the waker of a task is an open file.
         self.tasks.forget_ended(cx);
+        self.retiring.retain_mut(|accepting| accepting.as_mut().poll(cx).is_pending());
         while self.report.is_none() {
             let report = ready!(self.serving.as_mut().poll(cx));
             if self.state == State::Removed {
@@ -102,14 +128,14 @@ impl<R: CommandRuntime> Running<R> {
             self.report = Some(report);
         }
         ready!(self.tasks.poll_ended(&mut self.clock, cx));
+        if !self.retiring.is_empty() {
+            return Poll::Pending;
+        }
         Poll::Ready(self.report.take().unwrap_or_default())
     }
 
     /// Logs the end of the server. Returns why it has failed.
     pub(super) fn end(mut self, report: DrainReport) -> Option<CommandError> {
-        if self.state == State::Moved {
-            return None;
-        }
         (self.on_end)(Stage::Stopped);
         let totals = self.handle.table().totals();
         info!(
@@ -124,4 +150,17 @@ impl<R: CommandRuntime> Running<R> {
         );
         self.failure.with(Option::take)
     }
+}
+
+/// Accepts connections for the server of `handle`.
+pub(super) fn accept<R: CommandRuntime>(
+    server: Server<R>,
+    handle: &ServerHandle,
+    connect: &Shared<Lock<Box<ConnectFn<R>>>>,
+) -> Accepting {
+    let connect = connect.clone();
+    let server = server.with_handle(handle);
+    Box::pin(server.accept(move |socket, admitted, clock| {
+        connect.with(|connect| connect(socket, admitted, clock))
+    }))
 }
