@@ -402,7 +402,7 @@ fn a_session_connects_with_tls_behind_info_or_before_it() {
         try_for_a_while(runtime, &server.address, &other, "ended", reason).await;
     });
 
-    let version = std::process::Command::new(crate::real_server::program()).arg("-v").output();
+    let version = std::process::Command::new(crate::program::path()).arg("-v").output();
     let version = String::from_utf8(version.unwrap().stdout).unwrap();
     if version.contains("v2.9.") {
         eprintln!("NOT TESTED: handshake_first, which {} does not have", version.trim());

@@ -14,12 +14,4 @@ mod fan_out;
 mod memory;
 mod model;
 mod operations;
-mod publishing;
-mod real_server;
-mod simulated;
-mod streams;
-mod wire;
-
-/// What a server begins with.
-const INFO: &str = "INFO {\"server_id\":\"S\",\"client_id\":7,\"max_payload\":100,\"headers\":true,\
-                    \"nonce\":\"n\"}\r\n";
+mod program;

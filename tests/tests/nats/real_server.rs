@@ -3,8 +3,8 @@
 use std::{
     env,
     io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::Child,
     sync::Arc,
     thread,
 };
@@ -20,15 +20,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::contract::Checked;
 
-/// The server's program.
-pub(crate) fn program() -> PathBuf {
-    let installed = Path::new("/usr/sbin/nats-server");
-    match env::var_os("WIRESTATE_NATS_SERVER") {
-        Some(path) => PathBuf::from(path),
-        None if installed.is_file() => installed.into(),
-        None => "nats-server".into(),
-    }
-}
+use crate::program;
 
 /// A server process, killed when it is dropped.
 pub(crate) struct Server {
@@ -41,20 +33,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server on a free port. Prints a line and returns `None` if there is none. Set
-    /// `WIRESTATE_NATS_SERVER` to its path to test another one.
+    /// Starts a server on a free port. Prints a line and returns `None` if none is installed.
     pub(crate) fn start(words: &[&str]) -> Option<Self> {
-        let mut command = Command::new(program());
-        command.args(["-a", "127.0.0.1", "-p", "-1"]).args(words);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                eprintln!("NOT TESTED: nats-server: {error}");
-                assert!(env::var_os("CI").is_none(), "CI installs nats-server");
-                return None;
-            }
-        };
+        let mut child = program::spawn(program::command("-1").args(words))?;
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (mut address, mut routes) = (None, None);
         for line in lines.by_ref().map_while(Result::ok) {
