@@ -1,4 +1,4 @@
-//! `nats-server` processes with JetStream, each with a port and a store that outlast a kill.
+//! `nats-server` processes with `JetStream`, each with a port and a store that outlast a kill.
 
 use std::{
     fs::{self, File},
@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{process::eventually, program};
 
-/// A server with JetStream. Dropping it kills the process and removes the store.
+/// A server with `JetStream`. Dropping it kills the process and removes the store.
 pub(crate) struct Broker {
     /// `None` while it is killed.
     child: Option<Child>,
@@ -106,7 +106,7 @@ impl Broker {
         eventually("JetStream is up", || self.request("INFO", "").is_some_and(is_up));
     }
 
-    /// Calls the API of JetStream (docs.nats.io, "JetStream wire API Reference"): sends a request
+    /// Calls the API of `JetStream` (docs.nats.io, "`JetStream` wire API"): sends a request
     /// to `$JS.API.` and `name`. Returns the reply, `None` if it takes a second.
     pub(crate) fn request(&self, name: &str, payload: &str) -> Option<Value> {
         self.try_request(name, payload).ok()
@@ -137,7 +137,7 @@ impl Broker {
         }
     }
 
-    /// What JetStream says of a stream, `None` if there is no such stream.
+    /// What `JetStream` says of a stream, `None` if there is no such stream.
     pub(crate) fn stream(&self, name: &str) -> Option<Value> {
         let reply = self.request(&format!("STREAM.INFO.{name}"), "")?;
         reply.get("error").is_none().then_some(reply)

@@ -1,5 +1,5 @@
 //! Fan-out beyond one machine: the binaries as ingests and edges around real `nats-server`
-//! processes with JetStream.
+//! processes with `JetStream`.
 //!
 //! Each scenario checks what subscribers get: whole messages, in order, and without a gap, except
 //! where the scenario says that messages are lost. The three runtimes share the roles: each

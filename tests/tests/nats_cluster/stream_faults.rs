@@ -165,8 +165,7 @@ fn a_message_that_is_too_large_for_the_broker_is_a_gap_that_is_seen() {
     let [continued, disconnected] = edges.each_ref().map(|edge| Subscribers::connect(edge, 3));
     continued.await_first();
     disconnected.await_first();
-    let long = [&[b'x'; 5000][..], b"\n"].concat();
-    source.send(&long);
+    source.send(&[&[b'x'; 5000][..], b"\n"].concat());
     let after = source.last().unwrap();
     continued.await_message((1, after.1 + 50));
     let last = source.pause();
