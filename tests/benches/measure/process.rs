@@ -175,6 +175,11 @@ impl Cores {
         Ok(Self { server: first, load: second })
     }
 
+    /// For a process between the server and the load: on the load's core.
+    pub(crate) fn of_load(self) -> Self {
+        Self { server: self.load, ..self }
+    }
+
     /// Pins this thread to the load's core.
     pub(crate) fn pin_load(self) -> io::Result<()> {
         self.load.map_or(Ok(()), pin_to)
