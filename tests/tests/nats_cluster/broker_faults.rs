@@ -39,7 +39,7 @@ fn no_subscriber_sees_a_gap_when_nodes_of_a_cluster_are_killed() {
         group.await_message(last);
     }
     let edges = edges.map(|edge| {
-        assert_eq!(metric(&edge, "wirestate_upstream_epochs_total"), 0);
+        assert_eq!(metric(&edge, "wirestate_fanout_epochs_total"), 0);
         edge.stop()
     });
     for group in subscribers {
@@ -116,7 +116,7 @@ fn local_subscribers_continue_while_the_broker_is_away_with_skip() {
         assert_eq!(received.end, Some(End::Fin));
     }
     let logs = edges.map(|edge| {
-        assert_eq!(metric(&edge, "wirestate_upstream_epochs_total"), 1);
+        assert_eq!(metric(&edge, "wirestate_fanout_epochs_total"), 1);
         edge.stop()
     });
     for received in continued.await_end() {

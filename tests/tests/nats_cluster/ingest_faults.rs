@@ -48,7 +48,7 @@ fn a_standby_takes_over_from_a_killed_ingest() {
         assert_eq!(received.end, Some(End::Fin));
     }
     for edge in edges {
-        assert_eq!(metric(&edge, "wirestate_upstream_epochs_total"), 1);
+        assert_eq!(metric(&edge, "wirestate_fanout_epochs_total"), 1);
         edge.stop();
     }
     for received in continued.await_end() {

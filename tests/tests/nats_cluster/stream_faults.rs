@@ -41,7 +41,7 @@ fn a_purge_of_unread_messages_is_a_new_epoch() {
         assert!(received.last.unwrap() < gap.1);
     }
     for edge in edges {
-        assert_eq!(metric(&edge, "wirestate_upstream_epochs_total"), 1);
+        assert_eq!(metric(&edge, "wirestate_fanout_epochs_total"), 1);
         edge.stop();
     }
     for received in continued.await_end() {
@@ -97,7 +97,7 @@ fn a_deleted_stream_is_created_again_in_a_new_epoch() {
         assert_eq!((received.gaps, received.end), (vec![], Some(End::Fin)));
     }
     for edge in edges {
-        assert_eq!(metric(&edge, "wirestate_upstream_epochs_total"), 1);
+        assert_eq!(metric(&edge, "wirestate_fanout_epochs_total"), 1);
         edge.stop();
     }
     for received in continued.await_end() {
@@ -175,7 +175,7 @@ fn a_message_that_is_too_large_for_the_broker_is_a_gap_that_is_seen() {
         assert!(received.last.unwrap() < last);
     }
     for edge in edges {
-        assert_eq!(metric(&edge, "wirestate_upstream_epochs_total"), 1);
+        assert_eq!(metric(&edge, "wirestate_fanout_epochs_total"), 1);
         edge.stop();
     }
     for received in continued.await_end() {
