@@ -13,9 +13,12 @@ use crate::process::eventually;
 /// The number of a connection of the source, from 1, and of a message in it, from 0.
 pub(crate) type Number = (u32, u64);
 
-/// A message is a line.
-fn message((connection, number): Number) -> Vec<u8> {
-    format!("{connection:08} {number:020} ......\n").into_bytes()
+/// A message of `size` bytes, which is a line.
+fn message((connection, number): Number, size: usize) -> Vec<u8> {
+    let mut message = format!("{connection} {number} ").into_bytes();
+    message.resize(size - 1, b'.');
+    message.push(b'\n');
+    message
 }
 
 /// Parses a message without its line feed. Panics if it is damaged.
@@ -23,7 +26,9 @@ pub(crate) fn parse(line: &[u8]) -> Number {
     let text = str::from_utf8(line).unwrap();
     let number = (|| {
         let (connection, rest) = text.split_once(' ')?;
-        Some((connection.parse().ok()?, rest.strip_suffix(" ......")?.parse().ok()?))
+        let (number, filler) = rest.split_once(' ')?;
+        let is_whole = !filler.is_empty() && filler.bytes().all(|byte| byte == b'.');
+        is_whole.then_some((connection.parse().ok()?, number.parse().ok()?))
     })();
     number.unwrap_or_else(|| panic!("no message: {text:?}"))
 }
@@ -38,6 +43,8 @@ pub(crate) struct Source {
 }
 
 struct Control {
+    /// Of a message, in bytes.
+    size: usize,
     /// Messages a second; 0: none.
     rate: u32,
     /// Messages to send at once.
@@ -56,10 +63,16 @@ struct Control {
 impl Source {
     /// Starts a source of `rate` messages a second.
     pub(crate) fn start(rate: u32) -> Self {
+        Self::with_size(rate, 64)
+    }
+
+    /// Starts a source of messages of `size` bytes.
+    pub(crate) fn with_size(rate: u32, size: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let control = Arc::new(Mutex::new(Control {
+            size,
             rate,
             burst: 0,
             extra: Vec::new(),
@@ -206,7 +219,7 @@ impl Client {
         control.burst -= burst;
         self.pending.append(&mut control.extra);
         for _ in 0..paced + burst {
-            self.pending.extend(message((self.connection, self.next)));
+            self.pending.extend(message((self.connection, self.next), control.size));
             self.next += 1;
         }
     }

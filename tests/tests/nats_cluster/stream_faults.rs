@@ -15,7 +15,7 @@ use crate::{
 fn a_purge_of_unread_messages_is_a_new_epoch() {
     let Some(broker) = Broker::start() else { return };
     let address = url(&broker.address());
-    let source = Source::start(200);
+    let source = Source::with_size(200, 1024);
     let ingest = ingest(SMOL, &source.address, &address, &[]);
     let edges = ["continue", "disconnect"].map(|policy| edge(STD, &address, &["--on-gap", policy]));
     let [continued, disconnected] = edges.each_ref().map(|edge| Subscribers::connect(edge, 3));
@@ -25,8 +25,9 @@ fn a_purge_of_unread_messages_is_a_new_epoch() {
         edge.suspend();
     }
     let before = broker.last_sequence(STREAM);
-    source.burst(100_000);
-    eventually("the stream has the messages", || broker.last_sequence(STREAM) > before + 100_000);
+    // More than an edge asks for before it has read anything, 4 MiB.
+    source.burst(12_000);
+    eventually("the stream has the messages", || broker.last_sequence(STREAM) > before + 12_000);
     broker.purge(STREAM, 0);
     for edge in &edges {
         edge.signal(rustix::process::Signal::CONT);
@@ -101,8 +102,8 @@ fn a_deleted_stream_is_created_again_in_a_new_epoch() {
         edge.stop();
     }
     for received in continued.await_end() {
+        // What was not acknowledged may be in both streams.
         assert!(received.gaps.len() <= 1, "{:?}", received.gaps);
-        assert!(received.gaps.iter().all(|(before, after)| before < after), "{:?}", received.gaps);
         assert_eq!(received.last, Some(last));
     }
     ingest.stop();
