@@ -86,6 +86,28 @@ fn the_source_waits_while_the_broker_is_away() {
     }
 }
 
+/// The lease ends meanwhile. Nobody else has taken it, so nothing is lost.
+#[test]
+fn an_absence_of_the_broker_for_longer_than_the_lease_loses_nothing() {
+    let Some(mut broker) = Broker::start() else { return };
+    let address = url(&broker.address());
+    let source = Source::start(500);
+    let ingest = ingest(TOKIO, &source.address, &address, &[]);
+    let edge = edge(SMOL, &address, &["--on-gap", "continue"]);
+    let subscribers = Subscribers::connect(&edge, 3);
+    subscribers.await_first();
+    broker.kill();
+    thread::sleep(Duration::from_secs(11));
+    broker.restart();
+    let last = source.pause();
+    subscribers.await_message(last);
+    edge.stop();
+    ingest.stop();
+    for received in subscribers.await_end() {
+        assert_eq!((received.gaps, received.last), (vec![], Some(last)));
+    }
+}
+
 #[test]
 fn local_subscribers_continue_while_the_broker_is_away_with_skip() {
     let Some(mut broker) = Broker::start() else { return };

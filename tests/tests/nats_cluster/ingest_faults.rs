@@ -14,7 +14,7 @@ use crate::{
 
 /// Waits until a server has logged that another one holds the lease.
 fn await_standby(server: &Server) {
-    eventually("the second ingest stands by", || server.logged("standby") > 0);
+    eventually("the second ingest stands by", || server.logged("standing by") > 0);
 }
 
 /// The lease of the dead one ends after its TTL of 10 s.
