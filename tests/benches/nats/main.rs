@@ -92,7 +92,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     }
     let subscribers = arguments.subscribers.get().min(if shared.brief() { 10 } else { usize::MAX });
     let plan = Plan {
-        basics: shared.basics(5, |server| server != Server::Broker),
+        basics: shared.basics(5, |_| true),
         saturated_subscribers: subscribers,
         paced_subscribers: subscribers.min(100),
         receive_buffer: arguments.receive_buffer,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     broker,
-    machines::{Edge, Ingest, Raw},
+    machines::{FromStream, RawSource, ToStream},
     measure::{
         arguments::Choice,
         process::{Cores, Process, become_server},
@@ -111,16 +111,17 @@ impl Server {
         let missing = || io::Error::new(io::ErrorKind::InvalidInput, "an address is missing");
         let source = || addresses.source.ok_or_else(missing);
         let broker = || addresses.broker.ok_or_else(missing);
+        let to_stream = || io::Result::Ok(ToStream { source: source()?, broker: broker()? });
         match self {
-            Self::RawTokio => Raw(source()?).on_tokio(workers),
-            Self::RawSmol => Raw(source()?).on_smol(workers),
-            Self::RawStd => Raw(source()?).on_threads(),
-            Self::EdgeTokio => Edge(broker()?).on_tokio(workers),
-            Self::EdgeSmol => Edge(broker()?).on_smol(workers),
-            Self::EdgeStd => Edge(broker()?).on_threads(),
-            Self::IngestTokio => Ingest::new(source()?, broker()?).on_tokio(workers),
-            Self::IngestSmol => Ingest::new(source()?, broker()?).on_smol(workers),
-            Self::IngestStd => Ingest::new(source()?, broker()?).on_threads(),
+            Self::RawTokio => RawSource(source()?).on_tokio(workers),
+            Self::RawSmol => RawSource(source()?).on_smol(workers),
+            Self::RawStd => RawSource(source()?).on_threads(),
+            Self::EdgeTokio => FromStream(broker()?).on_tokio(workers),
+            Self::EdgeSmol => FromStream(broker()?).on_smol(workers),
+            Self::EdgeStd => FromStream(broker()?).on_threads(),
+            Self::IngestTokio => to_stream()?.on_tokio(workers),
+            Self::IngestSmol => to_stream()?.on_smol(workers),
+            Self::IngestStd => to_stream()?.on_threads(),
             Self::Broker => broker::serve(),
         }
     }

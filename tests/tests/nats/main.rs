@@ -15,3 +15,12 @@ mod memory;
 mod model;
 mod operations;
 mod program;
+mod publishing;
+mod real_server;
+mod simulated;
+mod streams;
+mod wire;
+
+/// What a server begins with.
+const INFO: &str = "INFO {\"server_id\":\"S\",\"client_id\":7,\"max_payload\":100,\"headers\":true,\
+                    \"nonce\":\"n\"}\r\n";
