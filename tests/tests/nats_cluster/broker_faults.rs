@@ -58,7 +58,7 @@ fn the_source_waits_while_the_broker_is_away() {
     let Some(mut broker) = Broker::start() else { return };
     let address = url(&broker.address());
     let source = Source::with_size(500, 1024);
-    let ingest = ingest(SMOL, &source.address, &address, &["--window", "64KiB"]);
+    let ingest = ingest(SMOL, &source.address, &address, &["--window", "1MiB"]);
     let edge = edge(STD, &address, &[]);
     let subscribers = Subscribers::connect(&edge, 3);
     let local = Subscribers::connect(&ingest, 3);
@@ -112,8 +112,8 @@ fn an_absence_of_the_broker_for_longer_than_the_lease_loses_nothing() {
 fn local_subscribers_continue_while_the_broker_is_away_with_skip() {
     let Some(mut broker) = Broker::start() else { return };
     let address = url(&broker.address());
-    let source = Source::with_size(500, 256);
-    let flags = ["--publish-on-lag", "skip", "--window", "64KiB"];
+    let source = Source::with_size(500, 1024);
+    let flags = ["--publish-on-lag", "skip", "--window", "1MiB"];
     let ingest = ingest(STD, &source.address, &address, &flags);
     let edges =
         ["continue", "disconnect"].map(|policy| edge(TOKIO, &address, &["--on-gap", policy]));
