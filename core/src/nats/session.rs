@@ -57,7 +57,8 @@ pub trait Session {
     fn handle(&mut self, client: &mut Client, incoming: Incoming, now: Instant);
 
     /// Moves what can be moved: the driver calls it in every turn. Returns whether anything has
-    /// changed. Register `cx` where other tasks have something for the session. Default: nothing.
+    /// changed beside what was sent. Register `cx` where other tasks have something for the session.
+    /// Default: nothing.
     fn poll_shared(&mut self, _client: &mut Client, _now: Instant, _cx: &mut Context<'_>) -> bool {
         false
     }
@@ -258,7 +259,9 @@ impl<S: Session> Machine for Connection<S> {
         if self.is_connected
             && let Some(client) = &mut self.client
         {
+            let queued = client.queued();
             has_changed |= self.session.poll_shared(client, now, cx);
+            has_changed |= client.queued() != queued;
         }
         has_changed
     }

@@ -19,6 +19,7 @@ mod publishing;
 mod real_server;
 mod simulated;
 mod streams;
+mod tiers;
 mod wire;
 
 /// What a server begins with.

@@ -50,15 +50,13 @@ pub struct Edge {
     last: Option<Last>,
     /// The gap that the consumer has reported before the next message.
     stream_gap: Option<StreamGap>,
-    /// A message was rejected: the next one does not follow.
-    has_rejected: bool,
     /// The messages that are not published yet, and space behind them.
     block: BytesMut,
     /// How many messages the block has.
     messages: u64,
-    /// An epoch begins with the block.
+    /// An epoch begins with the block, which may have no message yet.
     begins_epoch: bool,
-    /// What comes before the block: it is full, or was followed by a gap.
+    /// What comes before the block: it was full, or was followed by a gap, or waits for capacity.
     sealed: VecDeque<Batch>,
     /// When to ask the feed for capacity again at the latest.
     paused_until: Option<Instant>,
@@ -108,7 +106,6 @@ impl Edge {
             consumer: Consumer::new(config)?,
             last: None,
             stream_gap: None,
-            has_rejected: false,
             block: BytesMut::new(),
             messages: 0,
             begins_epoch: false,
@@ -153,8 +150,8 @@ impl Edge {
         }
         if has_changed {
             self.handle.set(self.counters);
-            self.consumer.pump(client, now);
         }
+        self.consumer.pump(client, now);
         has_changed
     }
 
@@ -184,8 +181,7 @@ impl Edge {
         let payload = delivery.message.payload();
         let complete = self.feed.config().framing.complete_messages(payload, 0);
         let gap = self.stream_gap.take();
-        let follows = self.last.is_none_or(|last| last.precedes(id, gap.is_some()));
-        if !follows || mem::take(&mut self.has_rejected) {
+        if self.last.is_some_and(|last| !last.precedes(id, gap.is_some())) {
             self.begin_epoch(sequence, id, gap, now);
         }
         self.last = Some(Last { sequence, id });
@@ -193,7 +189,7 @@ impl Edge {
         self.counters.epoch = id.map(|id| id.epoch);
         self.counters.messages += 1;
         self.counters.set_pending(delivery.pending, now);
-        if complete.bytes < payload.len() {
+        if complete.count == 0 || complete.bytes < payload.len() {
             return self.reject(sequence, payload.len(), now);
         }
         if self.block.capacity() - self.block.len() < payload.len() {
@@ -212,8 +208,6 @@ impl Edge {
         gap: Option<StreamGap>,
         now: Instant,
     ) {
-        self.seal();
-        self.begins_epoch = true;
         let Some(last) = self.last else { return };
         let missing = match (last.id, id) {
             (Some(last), Some(id)) if last.epoch == id.epoch => {
@@ -222,7 +216,7 @@ impl Edge {
             (Some(_), Some(_)) => None,
             (None | Some(_), None) | (None, Some(_)) => gap.and_then(|gap| gap.missing()),
         };
-        self.counters.gaps += 1;
+        self.break_off();
         self.counters.missing += missing.unwrap_or(0);
         if let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now) {
             let epoch = |id: Option<MessageId>| id.map(|id| id.epoch);
@@ -239,9 +233,15 @@ impl Edge {
         }
     }
 
-    /// Drops a message that is none of the feed's framing.
+    /// Ends the epoch, unless none of its messages was taken.
+    fn break_off(&mut self) {
+        self.seal();
+        self.counters.gaps += u64::from(!mem::replace(&mut self.begins_epoch, true));
+    }
+
+    /// Drops a message that is none of the feed's framing: the next one begins an epoch.
     fn reject(&mut self, sequence: u64, length: usize, now: Instant) {
-        self.has_rejected = true;
+        self.break_off();
         self.counters.rejected += 1;
         if let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now) {
             let limit = self.feed.config().framing.max_message_size();
@@ -270,10 +270,14 @@ impl Edge {
     /// Publishes what was taken, as far as the feed has capacity. Returns whether there was
     /// anything.
     fn publish(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        self.seal();
         self.paused_until = None;
         let mut has_changed = false;
-        while let Some(batch) = self.sealed.front() {
+        loop {
+            // While the feed is paused, what follows becomes one batch.
+            if self.sealed.is_empty() {
+                self.seal();
+            }
+            let Some(batch) = self.sealed.front() else { break };
             match self.feed.poll_capacity(now, batch.bytes.len(), cx) {
                 Capacity::Paused { until } => {
                     self.paused_until = until;
@@ -310,8 +314,10 @@ impl Session for Edge {
 
     fn handle(&mut self, client: &mut Client, incoming: Incoming, now: Instant) {
         let rest = self.consumer.handle(client, incoming, now);
-        if let Some(Incoming::Error(error)) = rest {
-            warn!(server = self.name.as_deref(), "the server reports: {error}");
+        if let Some(Incoming::Error(error)) = rest
+            && let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now)
+        {
+            warn!(server = self.name.as_deref(), suppressed, "the server reports: {error}");
         }
     }
 

@@ -66,7 +66,8 @@ impl EdgeHandle {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IngestCounters {
-    /// The present epoch; `None` while another process holds the lease, or nobody does.
+    /// The present epoch; `None` without a connection, and while another process holds the lease,
+    /// or nobody does.
     pub epoch: Option<u64>,
     /// Epochs begun.
     pub epochs: u64,
@@ -76,8 +77,8 @@ pub struct IngestCounters {
     pub sequence: u64,
     /// Messages that are sent and not acknowledged.
     pub in_flight: u64,
-    /// How often publishing had to be resumed: a connection was lost, or a message was not
-    /// acknowledged.
+    /// How often publishing has begun behind the last message of the stream: with each epoch, on
+    /// each connection, and after a message that was not acknowledged.
     pub resumed: u64,
     /// Messages that were dropped because the server refused them for their length.
     pub rejected: u64,

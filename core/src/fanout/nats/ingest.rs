@@ -1,7 +1,7 @@
 //! From a feed to a stream of a NATS server.
 
 use alloc::collections::VecDeque;
-use core::{num::NonZeroUsize, task::Context};
+use core::{mem, num::NonZeroUsize, task::Context};
 
 use tracing::{info, warn};
 
@@ -45,12 +45,14 @@ use crate::{
 /// # Shutdown
 ///
 /// It publishes what the feed has, waits for the acknowledgements, and gives the lease up. So end
-/// the upstream first.
+/// the upstream first. If another process holds the lease, it ends at once.
 ///
 /// # Memory
 ///
-/// It holds handles on chunks in the feed's window, at most 1,024, and what the [`Publisher`] and
-/// the [`Lease`] hold.
+/// It holds what the [`Publisher`] and the [`Lease`] hold, and handles on at most 1,024 chunks in
+/// the feed's window. With [`Pace::NeverBlocks`], these chunks may have left the window: then it
+/// keeps as much as [`Config::window`](crate::fanout::Config::window) alive beside it, until the
+/// next connection.
 #[derive(Debug)]
 pub struct Ingest {
     feed: Feed,
@@ -176,18 +178,24 @@ impl Ingest {
                 self.is_active = false;
             }
             LeaseEvent::Acquired { epoch } => {
-                self.is_active = true;
+                // Whether another process has held it meanwhile.
+                let is_outdated = !mem::replace(&mut self.is_active, true) && self.was_lost;
                 if self.publisher.epoch().is_some() {
                     info!(server, "acquired the lease again");
                     self.publisher.resume();
                     self.stage = Stage::Publishing;
                 } else {
                     info!(server, epoch, "acquired the lease: publishing");
+                    if is_outdated {
+                        self.drop_outdated();
+                    }
                     self.begin_epoch(epoch, now);
                 }
             }
             LeaseEvent::Renewed { epoch } => {
-                info!(server, epoch, "a new epoch begins");
+                if let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now) {
+                    info!(server, epoch, suppressed, "a new epoch begins");
+                }
                 self.begin_epoch(epoch, now);
             }
             LeaseEvent::Lost(reason) => {
@@ -233,6 +241,10 @@ impl Ingest {
             PublisherEvent::Resumed { from } => {
                 self.counters.resumed += 1;
                 self.seek(from);
+                // The end of the epoch may have to be offered again.
+                if self.stage == Stage::EndingEpoch {
+                    self.stage = Stage::Publishing;
+                }
             }
             PublisherEvent::Waiting(problem) => {
                 if let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now) {
@@ -250,10 +262,7 @@ impl Ingest {
                         self.acknowledge(self.publisher.position());
                     }
                     // Another process has gone on with messages of its own.
-                    EpochEnd::HigherEpoch { .. } if self.was_lost => {
-                        let skipped = self.skip();
-                        warn!(server = self.name.as_deref(), skipped, "dropped messages");
-                    }
+                    EpochEnd::HigherEpoch { .. } if self.was_lost => self.drop_outdated(),
                     EpochEnd::HigherEpoch { .. }
                     | EpochEnd::Lost { .. }
                     | EpochEnd::Changed { .. }
@@ -292,6 +301,15 @@ impl Ingest {
         }
     }
 
+    /// Drops everything that is not acknowledged, because another process has published since.
+    fn drop_outdated(&mut self) {
+        let skipped = self.skip();
+        if skipped > 0 {
+            let server = self.name.as_deref();
+            warn!(server, skipped, "dropped messages: another process has published since");
+        }
+    }
+
     /// Drops everything that is not acknowledged. Returns how many messages that were.
     fn skip(&mut self) -> u64 {
         let skipped = self.reader.skip();
@@ -311,7 +329,10 @@ impl Ingest {
                 // The messages in flight are given up: they can be offered no more.
                 self.publisher.end_epoch();
                 let skipped = self.skip();
-                if let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now) {
+                // A standby does so all the time.
+                if self.is_active
+                    && let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now)
+                {
                     let server = self.name.as_deref();
                     warn!(server, skipped, suppressed, "fell out of the window: skipped messages");
                 }
@@ -388,8 +409,10 @@ impl Session for Ingest {
     fn handle(&mut self, client: &mut Client, incoming: Incoming, now: Instant) {
         let rest = self.publisher.handle(client, incoming, now);
         let rest = rest.and_then(|incoming| self.lease.handle(client, incoming, now));
-        if let Some(Incoming::Error(error)) = rest {
-            warn!(server = self.name.as_deref(), "the server reports: {error}");
+        if let Some(Incoming::Error(error)) = rest
+            && let LogDecision::Log { suppressed } = self.log.check_unless_debugging(now)
+        {
+            warn!(server = self.name.as_deref(), suppressed, "the server reports: {error}");
         }
     }
 
@@ -398,7 +421,9 @@ impl Session for Ingest {
         while self.advance(client, now) | self.offer(client, now, cx) {
             has_changed = true;
         }
-        if self.is_draining && self.is_empty() && self.stage != Stage::Released {
+        // One that is not active publishes nothing any more, and may not wait for the lease.
+        let has_finished = !self.is_active || self.is_empty();
+        if self.is_draining && has_finished && self.stage != Stage::Released {
             self.lease.release();
             has_changed |= self.advance(client, now);
         }
@@ -420,14 +445,13 @@ impl Session for Ingest {
         self.lease.disconnected();
         self.publisher.disconnected();
         self.report(now);
+        // Nothing shows when the lease expires.
+        self.counters.epoch = None;
+        self.handle.set(self.counters, self.is_active);
     }
 
-    fn shut_down(&mut self, client: Option<&mut Client>, now: Instant) {
+    fn shut_down(&mut self, _client: Option<&mut Client>, _now: Instant) {
         self.is_draining = true;
-        // A standby has nothing to publish.
-        if let (Some(client), false) = (client, self.is_active) {
-            client.handle(now, Event::ShutDown);
-        }
     }
 
     fn is_done(&self) -> bool {

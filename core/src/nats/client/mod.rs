@@ -250,6 +250,11 @@ impl Client {
         matches!(self.state, State::Open(_))
     }
 
+    /// How many bytes of output there were in all, written or pending.
+    pub(super) fn queued(&self) -> u64 {
+        self.written + self.output.len() as u64
+    }
+
     /// The number of bytes of output that are pending.
     pub fn pending(&self) -> usize {
         self.output.len()

@@ -81,7 +81,7 @@ impl Client {
             Operation::Ping if stage.is_some() => {
                 self.write(now, |output| output.extend(b"PONG\r\n"));
                 self.pongs.count += 1;
-                self.pongs.until = self.written + self.output.len() as u64;
+                self.pongs.until = self.queued();
             }
             Operation::Pong if stage.is_some() => self.handle_pong(),
             Operation::Ping | Operation::Pong | Operation::Ok => {}

@@ -167,7 +167,7 @@ impl Client {
 
     pub(super) fn ping(&mut self, ping: Ping, now: Instant) {
         self.write(now, |output| output.extend(b"PING\r\n"));
-        self.pings.push_back((ping, self.written + self.output.len() as u64));
+        self.pings.push_back((ping, self.queued()));
     }
 
     fn write_subscribe(
