@@ -1,6 +1,7 @@
-//! A hundred edges, each with subscribers, while a node and an ingest are killed.
+//! A hundred edges with subscribers, while a node and an ingest are killed.
 //!
-//! `cargo test -p wirestate-testkit --test nats hundred_edges -- --nocapture` prints the figures.
+//! `cargo test -p wirestate-testkit --test nats hundred_edges -- --nocapture` prints the figures;
+//! `--release` has more subscribers.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -9,7 +10,10 @@ use wirestate_core::Instant;
 use super::{NODES, Settings, Tier, checks::Promise, seconds};
 
 const EDGES: usize = 100;
-const SUBSCRIBERS: usize = 2;
+/// The subscribers of each edge.
+const SUBSCRIBERS: usize = if cfg!(debug_assertions) { 1 } else { 10 };
+/// Messages of the source a second.
+const RATE: u64 = if cfg!(debug_assertions) { 5 } else { 50 };
 
 /// The time from `since` until the last subscriber has its first message that was generated later.
 fn recovered(tier: &Tier, since: Instant) -> Duration {
@@ -38,7 +42,7 @@ fn latencies(tier: &Tier) -> Vec<Duration> {
 
 #[test]
 fn hundred_edges() {
-    let mut tier = Tier::new(1, Settings { rate: 10, ..Settings::default() });
+    let mut tier = Tier::new(1, Settings { rate: RATE, ..Settings::default() });
     tier.ingest();
     tier.run_for(seconds(1));
     tier.ingest();
@@ -55,9 +59,9 @@ fn hundred_edges() {
     tier.start_node(0);
     let ingest_killed = tier.world.now();
     tier.active().unwrap().kill();
-    tier.run_for(seconds(15));
+    tier.run_for(seconds(13));
     tier.source.end();
-    tier.run_for(seconds(5));
+    tier.run_for(seconds(3));
     tier.check(Promise::Ascending);
     for (number, edge) in tier.edges.iter().enumerate() {
         assert_eq!(edge.handle.counters().gaps, 1, "edge {number}: the ingest that was killed");
@@ -73,7 +77,8 @@ fn hundred_edges() {
         all.len()
     );
     println!(
-        "latency from the source to a subscriber: 50 % below {:?}, 99 % below {:?}, 99.9 % below {:?}",
+        "latency from the source to a subscriber: 50 % within {:?}, 99 % within {:?}, 99.9 % within \
+         {:?}",
         of(&quiet, 500),
         of(&quiet, 990),
         of(&quiet, 999)
