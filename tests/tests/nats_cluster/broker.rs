@@ -195,9 +195,10 @@ impl Cluster {
         Some(Self(brokers))
     }
 
-    /// Where clients connect, separated by commas.
-    pub(crate) fn addresses(&self) -> String {
-        self.0.iter().map(Broker::address).collect::<Vec<_>>().join(",")
+    /// Where clients connect, separated by commas: first to this one.
+    pub(crate) fn addresses(&self, first: usize) -> String {
+        let nodes = self.0.iter().cycle().skip(first).take(self.0.len());
+        nodes.map(Broker::address).collect::<Vec<_>>().join(",")
     }
 
     /// The number of the server that leads the replication of a stream, once there is one.
@@ -210,18 +211,6 @@ impl Cluster {
             leader.is_some()
         });
         leader.unwrap()
-    }
-
-    /// Waits until all three servers have all messages of a stream.
-    pub(crate) fn await_replicas(&self, stream: &str) {
-        eventually("all replicas are current", || {
-            self.0.iter().find_map(|broker| broker.stream(stream)).is_some_and(|info| {
-                let replicas = info["cluster"]["replicas"].as_array();
-                replicas.is_some_and(|replicas| {
-                    replicas.len() == 2 && replicas.iter().all(|one| one["current"] == true)
-                })
-            })
-        });
     }
 }
 

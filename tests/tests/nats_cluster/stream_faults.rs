@@ -144,7 +144,8 @@ fn a_stream_with_other_subjects_is_refused() {
     assert!(reply.get("error").is_none(), "{reply}");
     let address = url(&broker.address());
     let source = Source::start(200);
-    let ingest = ingest(TOKIO, &source.address, &address, &[]);
+    // It cannot publish what it has read.
+    let ingest = ingest(TOKIO, &source.address, &address, &["--drain-timeout", "100ms"]);
     let edge = edge(SMOL, &address, &[]);
     for server in [&ingest, &edge] {
         eventually("the subjects are reported", || server.logged("subjects") > 0);

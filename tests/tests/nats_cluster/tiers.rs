@@ -9,6 +9,8 @@ use crate::process::Server;
 
 /// The name of the stream, and its subject.
 pub(crate) const STREAM: &str = "feed";
+/// The stream of the lease's bucket.
+pub(crate) const LEASE_STREAM: &str = "KV_wirestate_feed";
 
 pub(crate) const TOKIO: &str = "wirestate-tokio";
 pub(crate) const SMOL: &str = "wirestate-smol";

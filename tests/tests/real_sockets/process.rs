@@ -247,6 +247,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the log of a server:\n{}", self.log());
+        }
     }
 }
 
