@@ -55,7 +55,8 @@ impl ProjectServer for FromStream {
         let feed = feed();
         let edge = Edge::new(&feed, ConsumerConfig::new(STREAM, STREAM));
         let edge = edge.expect("the configuration is valid");
-        connect(&runtime, self.0, nats::Config::default(), edge)?;
+        let config = Edge::client_config(nats::Config::default());
+        connect(&runtime, self.0, config, edge)?;
         fan_out(runtime, listener, feed).await
     }
 }

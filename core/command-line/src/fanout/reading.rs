@@ -145,7 +145,7 @@ impl Reading {
             // Any number of edges can read a stream.
             Self::Stream(stream) => {
                 let (config, StreamReading { connector, edge, link }) =
-                    (Config::default(), *stream);
+                    (Edge::client_config(Config::default()), *stream);
                 let reading =
                     connector.keep_connected(&runtime, config, edge, shutdown, name, link)?;
                 Box::pin(async move { drop(reading.await) })

@@ -1,7 +1,7 @@
 //! From a stream of a NATS server to a feed.
 
 use alloc::collections::VecDeque;
-use core::{mem, task::Context};
+use core::{mem, task::Context, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tracing::{info, warn};
@@ -12,7 +12,7 @@ use crate::{
     fanout::{Capacity, Feed},
     log_limit::{LogDecision, LogLimit},
     nats::{
-        Client, Incoming, Session,
+        Client, Config, Incoming, Session,
         jetstream::{Consumer, ConsumerConfig, ConsumerEvent, Delivery, MessageId, StreamGap},
     },
     quantity::Time,
@@ -117,6 +117,15 @@ impl Edge {
             counters: EdgeCounters::default(),
             handle: EdgeHandle::default(),
         })
+    }
+
+    /// The configuration of the clients of its connections: `config`, with the request timeout of
+    /// an edge, 2 s.
+    ///
+    /// A cluster in which a node has died does not answer until a leader is elected. Each request
+    /// that is sent before delays the edge by its timeout.
+    pub fn client_config(config: Config) -> Config {
+        config.with_request_timeout(REQUEST_TIMEOUT)
     }
 
     /// Sets the name of the server, the field `server` of the log lines. Default: none.
@@ -348,3 +357,5 @@ impl Session for Edge {
 
 /// The largest block, in bytes: as that of an [`Upstream`](crate::fanout::Upstream).
 const BLOCK: usize = 256 * 1024;
+/// How long an edge waits for an answer of the API of JetStream.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
