@@ -357,5 +357,5 @@ impl Session for Edge {
 
 /// The largest block, in bytes: as that of an [`Upstream`](crate::fanout::Upstream).
 const BLOCK: usize = 256 * 1024;
-/// How long an edge waits for an answer of the API of JetStream.
+/// How long an edge waits for an answer of the API of `JetStream`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);

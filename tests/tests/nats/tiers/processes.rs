@@ -42,7 +42,9 @@ struct Checking;
 impl Layer for Checking {
     type Machine<M: Machine> = Checked<M>;
 
-    const IS_ENCRYPTED: bool = false;
+    fn is_encrypted(&self) -> bool {
+        false
+    }
 
     fn wrap<M: Machine>(&self, _address: &str, inner: M, _now: Instant) -> Checked<M> {
         Checked::new(inner, MAX_QUEUED)
