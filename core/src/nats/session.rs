@@ -57,8 +57,8 @@ pub trait Session {
     fn handle(&mut self, client: &mut Client, incoming: Incoming, now: Instant);
 
     /// Moves what can be moved: the driver calls it in every turn. Returns whether anything has
-    /// changed beside what was sent. Register `cx` where other tasks have something for the session.
-    /// Default: nothing.
+    /// changed, apart from what it has sent. Register `cx` where other tasks have something for the
+    /// session. Default: nothing.
     fn poll_shared(&mut self, _client: &mut Client, _now: Instant, _cx: &mut Context<'_>) -> bool {
         false
     }

@@ -1,7 +1,7 @@
 //! From a feed to a stream of a NATS server.
 
 use alloc::collections::VecDeque;
-use core::{mem, num::NonZeroUsize, task::Context};
+use core::{num::NonZeroUsize, task::Context};
 
 use tracing::{info, warn};
 
@@ -36,9 +36,9 @@ use crate::{
 ///
 /// # Lease
 ///
-/// One of several ingests publishes; the others wait ([`Lease`]). [`IngestHandle::watch_lease`] says
-/// when to connect to the source. When the lease is lost, nothing is published until it is acquired
-/// again. If another process has published meanwhile, the messages that were not acknowledged are
+/// One of several ingests publishes; the others wait ([`Lease`]).
+/// [`IngestHandle::watch_lease`] says when to connect to the source. When the lease is lost, nothing
+/// is published until it is acquired again. If another process has published meanwhile, the messages that were not acknowledged are
 /// dropped and counted, because they are older. Otherwise the epoch goes on, so that nothing is
 /// lost if the servers are away for longer than the lease.
 ///
@@ -71,7 +71,8 @@ pub struct Ingest {
     /// first one.
     feed_epoch: Option<u64>,
     stage: Stage,
-    /// Whether this ingest has held the lease, and no other process has it since.
+    /// Whether this ingest has held the lease, and no other process has it since. After one that
+    /// has, not until it is known whether that one has published.
     is_active: bool,
     /// The lease was lost in the present epoch: another process may have published since.
     was_lost: bool,
@@ -178,15 +179,14 @@ impl Ingest {
                 self.is_active = false;
             }
             LeaseEvent::Acquired { epoch } => {
-                // Whether another process has held it meanwhile.
-                let is_outdated = !mem::replace(&mut self.is_active, true) && self.was_lost;
                 if self.publisher.epoch().is_some() {
                     info!(server, "acquired the lease again");
                     self.publisher.resume();
                     self.stage = Stage::Publishing;
                 } else {
                     info!(server, epoch, "acquired the lease: publishing");
-                    if is_outdated {
+                    // Another process has held the lease meanwhile.
+                    if self.was_lost && !self.is_active {
                         self.drop_outdated();
                     }
                     self.begin_epoch(epoch, now);
@@ -222,6 +222,7 @@ impl Ingest {
         let from = self.publisher.position().max(self.reader.position());
         self.publisher.begin_epoch(epoch, from, now);
         self.stage = Stage::Publishing;
+        self.is_active = true;
         self.feed_epoch = None;
         self.was_lost = false;
         self.counters.epochs += 1;
@@ -240,6 +241,8 @@ impl Ingest {
             PublisherEvent::Acknowledged { before } => self.acknowledge(before),
             PublisherEvent::Resumed { from } => {
                 self.counters.resumed += 1;
+                // Not before: what the source sends from now on is not outdated.
+                self.is_active |= self.stage == Stage::Publishing;
                 self.seek(from);
                 // The end of the epoch may have to be offered again.
                 if self.stage == Stage::EndingEpoch {

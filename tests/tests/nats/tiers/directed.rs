@@ -25,13 +25,11 @@ fn tier(ingests: usize, settings: Settings) -> Tier {
     tier
 }
 
-/// Publishes messages to the feed of an ingest, as connection 1 of a source.
-fn publish(tier: &Tier, ingest: usize, numbers: std::ops::Range<u64>) {
-    let now = tier.ingests[ingest].host.clock().now();
-    for number in numbers {
-        let message = Message { connection: 1, number };
-        tier.ingests[ingest].feed.publish(message.text().into_bytes().into(), 1, now);
-    }
+/// Publishes messages to the feed of the first ingest in one chunk, as connection 1 of a source.
+fn publish(tier: &Tier, numbers: std::ops::Range<u64>) {
+    let (ingest, count) = (&tier.ingests[0], numbers.end - numbers.start);
+    let text = numbers.map(|number| Message { connection: 1, number }.text()).collect::<String>();
+    ingest.feed.publish(text.into_bytes().into(), count, ingest.host.clock().now());
 }
 
 /// The epochs of the ids in the stream, without repetitions.
@@ -92,6 +90,30 @@ fn an_ingest_whose_lease_was_taken_can_be_drained() {
     assert!(old.has_ended.take().is_some(), "it has not ended");
     tier.finish();
     tier.check(Promise::Ascending);
+    tier.world.clear();
+}
+
+/// An ingest that was stopped for longer than its lease drops what it has when it gets the lease
+/// again: it is older than what the other one has published.
+#[test]
+fn an_ingest_drops_what_is_older_than_the_messages_of_another_one() {
+    let tier = tier(2, Settings::default());
+    let old = tier.active().unwrap();
+    tier.cluster.set_commit_delay(seconds(5));
+    tier.run_for(seconds(1));
+    old.host.stop_for(seconds(20));
+    tier.cluster.set_commit_delay(Duration::ZERO);
+    tier.run_for(seconds(25));
+    let lag = old.feed.counters().reader_lag;
+    assert!(lag > 0);
+    tier.active().unwrap().kill();
+    tier.run_for(seconds(15));
+    assert!(old.handle.counters().epoch.is_some());
+    tier.finish();
+    tier.check(Promise::Ascending);
+    assert_eq!(old.feed.counters().reader_skipped, lag);
+    let firsts: Vec<Message> = bounds(&tier).iter().map(|(first, _)| *first).collect();
+    assert_eq!(firsts, [1, 2, 3].map(|connection| Message { connection, number: 0 }));
     tier.world.clear();
 }
 
@@ -254,15 +276,15 @@ fn messages_that_are_too_long_for_the_server_are_dropped_and_counted() {
     tier.edge();
     tier.subscriber(0, Duration::ZERO);
     tier.run_for(seconds(3));
-    publish(&tier, 0, 0..5);
+    publish(&tier, 0..5);
     tier.run_for(seconds(1));
     tier.cluster.set_max_payload(150);
     tier.ingests[0].host.set_faults(Faults { reset: 1000, ..Faults::NONE });
-    publish(&tier, 0, 5..6);
+    publish(&tier, 5..6);
     tier.run_for(seconds(1));
     tier.ingests[0].host.set_faults(Faults::NONE);
     tier.run_for(seconds(4));
-    publish(&tier, 0, 6..16);
+    publish(&tier, 6..16);
     tier.run_for(seconds(20));
     tier.check(Promise::Ascending);
     let counters = tier.ingests[0].handle.counters();

@@ -77,8 +77,8 @@ fn hundred_edges() {
         all.len()
     );
     println!(
-        "latency from the source to a subscriber: 50 % within {:?}, 99 % within {:?}, 99.9 % within \
-         {:?}",
+        "latency from the source to a subscriber: 50 % within {:?}, 99 % within {:?}, \
+         99.9 % within {:?}",
         of(&quiet, 500),
         of(&quiet, 990),
         of(&quiet, 999)

@@ -5,6 +5,7 @@
 //! subscriber's bytes show what is missing, and what comes twice.
 
 mod checks;
+mod contract;
 mod directed;
 mod hundred_edges;
 mod processes;
@@ -20,7 +21,7 @@ use wirestate_core::{
     shared::Lock,
     shutdown::ShutdownHandle,
 };
-use wirestate_testkit::sim::{Host, Settings as WorldSettings, World};
+use wirestate_testkit::sim::{Faults, Host, Settings as WorldSettings, World};
 
 use self::processes::{Edge, Ingest, Subscriber};
 use crate::model::{Cluster, Settings as ClusterSettings};
@@ -40,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) world: WorldSettings,
     /// Messages of the source a second.
     pub(crate) rate: u64,
+    /// The faults of the source, which break no connection.
+    pub(crate) source: Faults,
     pub(crate) pace: Pace,
     /// The window of the ingests' feeds.
     pub(crate) window: usize,
@@ -53,6 +56,7 @@ impl Default for Settings {
             cluster: ClusterSettings::default(),
             world: WorldSettings { buffer: 64 * 1024, backlog: 1000, ..WorldSettings::default() },
             rate: 10,
+            source: Faults::NONE,
             pace: Pace::Blocks,
             window: 128 * 1024,
             edge: FeedConfig::default()
@@ -135,7 +139,9 @@ impl Tier {
             let handle = cluster.start(&host, address);
             (host, handle)
         });
-        let source = Source::start(&world.host("source"), settings.rate);
+        let host = world.host("source");
+        host.set_faults(settings.source.clone());
+        let source = Source::start(&host, settings.rate);
         Self {
             settings,
             seed,

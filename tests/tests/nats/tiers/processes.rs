@@ -110,11 +110,6 @@ impl Source {
         self.connections.with(|all| all.iter().for_each(ShutdownHandle::abort));
     }
 
-    /// How many connections there were.
-    pub(crate) fn connections(&self) -> u64 {
-        self.connections.with(|all| all.len() as u64)
-    }
-
     /// Ends its output.
     pub(crate) fn end(&self) {
         self.end.drain();
@@ -180,7 +175,6 @@ pub(crate) struct Edge {
 
 /// A subscriber of one edge, which connects again after each end of its connection.
 pub(crate) struct Subscriber {
-    pub(crate) host: Host,
     pub(crate) edge: usize,
     pub(crate) log: Arc<Lock<Vec<Subscription>>>,
 }
@@ -258,7 +252,7 @@ impl Tier {
         let host = self.world.host(&format!("subscriber {number}"));
         let log = Arc::new(Lock::new(Vec::new()));
         host.run(subscribe(host.clone(), format!("edge {edge}:2"), pause, log.clone()));
-        self.subscribers.push(Subscriber { host, edge, log });
+        self.subscribers.push(Subscriber { edge, log });
     }
 }
 
