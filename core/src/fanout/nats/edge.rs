@@ -242,7 +242,7 @@ impl Edge {
         }
     }
 
-    /// Ends the epoch, unless none of its messages was taken.
+    /// Begins an epoch with the next message, and counts it once.
     fn break_off(&mut self) {
         self.seal();
         self.counters.gaps += u64::from(!mem::replace(&mut self.begins_epoch, true));

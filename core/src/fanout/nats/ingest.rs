@@ -37,10 +37,11 @@ use crate::{
 /// # Lease
 ///
 /// One of several ingests publishes; the others wait ([`Lease`]).
-/// [`IngestHandle::watch_lease`] says when to connect to the source. When the lease is lost, nothing
-/// is published until it is acquired again. If another process has published meanwhile, the messages that were not acknowledged are
-/// dropped and counted, because they are older. Otherwise the epoch goes on, so that nothing is
-/// lost if the servers are away for longer than the lease.
+/// [`IngestHandle::watch_lease`] says when to connect to the source. When the lease is lost,
+/// nothing is published until it is acquired again. If another process has published meanwhile,
+/// the messages that were not acknowledged are dropped and counted, because they are older.
+/// Otherwise the epoch goes on, so that nothing is lost if the servers are away for longer than
+/// the lease.
 ///
 /// # Shutdown
 ///

@@ -1,5 +1,5 @@
-//! An ingest and an edge keep the contract of a machine, whatever the server answers, and over
-//! connections.
+//! An ingest and an edge keep the contract of a machine over connections, whatever the server
+//! answers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
