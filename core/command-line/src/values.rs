@@ -379,6 +379,23 @@ mod tests {
     }
 
     #[test]
+    fn bytes_can_be_escaped() {
+        for (text, expected) in [
+            ("PING", &b"PING"[..]),
+            (r"PING\r\n", b"PING\r\n"),
+            (r"\\\x00\xfFé\t", b"\\\0\xff\xc3\xa9\t"),
+        ] {
+            assert_eq!(escaped(text).as_deref(), Ok(expected));
+        }
+        for invalid in [r"\", r"a\q", r"\x1", r"\xé", r"\x+1", r"x\"] {
+            let error = escaped(invalid).unwrap_err();
+            assert_eq!(error, r"a backslash begins \r, \n, \t, \\ or \xHH", "{invalid}");
+        }
+        let error = escaped(&"x".repeat(4097)).unwrap_err();
+        assert_eq!(error, "expected 1 to 4096 bytes, not 4097");
+    }
+
+    #[test]
     fn an_address_has_a_host_and_a_port_or_a_path() {
         for valid in [
             "127.0.0.1:7",

@@ -10,11 +10,11 @@ use core::{num::NonZeroU32, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    ConfigError, ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound,
-    Status,
+    ConfigError, ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine,
+    Outbound, Status, WriteProgress,
     config::{check_timeout, with_setters},
     machine::impl_reason,
-    teardown::Teardown,
+    teardown::{DiscardBudget, Teardown},
 };
 
 /// The active health checks of a server.
@@ -68,7 +68,10 @@ impl CheckConfig {
 /// The machine of one health check: sends a text, and compares what the server sends with another
 /// one.
 ///
-/// It holds a buffer of the size of what it expects. What the server sends beyond that is not read.
+/// It ends by a FIN, and discards up to 64 KiB until the server's FIN, for at most 200 ms, so that
+/// the server is not reset. If not everything was sent, it ends by a reset.
+///
+/// It holds a buffer of the size of what it expects, at least of 512 bytes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -77,13 +80,14 @@ impl CheckConfig {
 /// };
 ///
 /// let now = Instant::EPOCH;
-/// let mut check = Check::new("PING\r\n", "+PONG", now + Duration::from_secs(2));
+/// let mut check = Check::new("PING\r\n", "+PONG", now, now + Duration::from_secs(2));
 /// let mut sent = [0; 6];
 /// drive::collect_into(&mut check, &mut sent, now);
 /// assert_eq!(&sent, b"PING\r\n");
 /// drive::deliver(&mut check, &mut &b"-LOADING"[..], now);
 /// assert_eq!(check.status().state, "closing");
 /// check.handle(now, Event::Finished);
+/// check.handle(now, Event::Eof);
 /// let CheckReason::Unexpected { received, .. } = check.reason().unwrap() else { panic!() };
 /// assert_eq!(received, "-");
 /// ```
@@ -92,10 +96,11 @@ pub struct Check {
     /// What is still to be sent.
     send: Bytes,
     expect: Bytes,
-    received: Vec<u8>,
-    /// The number of bytes in `received`.
+    buffer: Vec<u8>,
+    /// How many bytes in `buffer` are a part of the answer.
     len: usize,
     until: Instant,
+    discards: DiscardBudget,
     /// `None`: the check continues.
     teardown: Option<Teardown<CheckReason>>,
 }
@@ -155,13 +160,19 @@ impl_reason!(CheckReason {
 });
 
 impl Check {
-    /// A check of a new connection, which fails at `until`. If `send` and `expect` are empty, it
+    /// A check of a connection that was made `now`, which fails at `until`. If `send` and `expect` are empty, it
     /// has passed.
-    pub fn new(send: impl Into<Bytes>, expect: impl Into<Bytes>, until: Instant) -> Self {
+    pub fn new(
+        send: impl Into<Bytes>,
+        expect: impl Into<Bytes>,
+        now: Instant,
+        until: Instant,
+    ) -> Self {
         let expect = expect.into();
-        let received = vec![0; expect.len()];
-        let mut check = Self { send: send.into(), expect, received, len: 0, until, teardown: None };
-        check.pass_if_complete();
+        let buffer = vec![0; expect.len().max(MIN_BUFFER)];
+        let (send, discards) = (send.into(), DiscardBudget::default());
+        let mut check = Self { send, expect, buffer, len: 0, until, discards, teardown: None };
+        check.pass_if_complete(now);
         check
     }
 
@@ -169,34 +180,44 @@ impl Check {
         self.len < self.expect.len()
     }
 
-    fn pass_if_complete(&mut self) {
+    fn pass_if_complete(&mut self, now: Instant) {
         if self.send.is_empty() && !self.expects_input() {
-            self.end(CheckReason::Passed);
+            self.end(CheckReason::Passed, Some(LINGER), now);
         }
     }
 
-    /// Ends by a FIN, or by a reset if not everything was sent.
-    fn end(&mut self, reason: CheckReason) {
-        let teardown = if self.send.is_empty() {
-            Teardown::finishing(reason, Some(self.until))
+    /// Ends by a FIN and `linger`, or by a reset if not everything was sent.
+    fn end(&mut self, reason: CheckReason, linger: Option<Linger>, now: Instant) {
+        if self.teardown.is_some() {
+            return;
+        }
+        self.teardown = Some(if self.send.is_empty() {
+            let linger = linger.map(|linger| {
+                let time = linger.time.min(self.until.since(now));
+                Linger { time, ..linger }
+            });
+            Teardown::closing(reason, linger, &mut WriteProgress::new(now), now)
         } else {
             Teardown::reset(reason)
-        };
-        self.teardown.get_or_insert(teardown);
+        });
     }
 
-    fn handle_read(&mut self, n: usize) {
+    fn handle_read(&mut self, n: usize, now: Instant) {
+        if let Some(teardown) = &mut self.teardown {
+            teardown.handle_read(now, n, &self.discards);
+            return;
+        }
         let from = self.len;
         self.len += n;
         let expected = self.expect[from..].iter();
-        let same = expected.zip(&self.received[from..self.len]).take_while(|(a, b)| a == b).count();
+        let same = expected.zip(&self.buffer[from..self.len]).take_while(|(a, b)| a == b).count();
         if same == n {
-            self.pass_if_complete();
+            self.pass_if_complete(now);
         } else {
             // Up to the first wrong byte, so that it does not depend on the cut.
-            let received = self.received[..=from + same].escape_ascii().to_string();
+            let received = self.buffer[..=from + same].escape_ascii().to_string();
             let expected = self.expect.escape_ascii().to_string();
-            self.end(CheckReason::Unexpected { received, expected });
+            self.end(CheckReason::Unexpected { received, expected }, Some(LINGER), now);
         }
     }
 }
@@ -213,7 +234,10 @@ impl Machine for Check {
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        &mut self.received[self.len..]
+        match self.teardown {
+            None => &mut self.buffer[self.len..self.expect.len()],
+            Some(_) => &mut self.buffer,
+        }
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
@@ -223,15 +247,18 @@ impl Machine for Check {
 
     fn handle(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Read(n) => self.handle_read(n),
+            Event::Read(n) => self.handle_read(n, now),
             Event::Written(n) => {
                 self.send = self.send.slice(n..);
-                self.pass_if_complete();
+                self.pass_if_complete(now);
             }
-            Event::Eof => {
-                let (have, need) = (self.len, self.expect.len());
-                self.end(CheckReason::Closed { have, need });
-            }
+            Event::Eof => match &mut self.teardown {
+                None => {
+                    let (have, need) = (self.len, self.expect.len());
+                    self.end(CheckReason::Closed { have, need }, None, now);
+                }
+                Some(teardown) => teardown.handle_eof(),
+            },
             Event::Error(direction, error) => {
                 let lost = CheckReason::Lost { direction, error };
                 match &mut self.teardown {
@@ -244,22 +271,27 @@ impl Machine for Check {
                     teardown.handle_finished(now);
                 }
             }
-            Event::Timeout { .. } if now >= self.until => match &mut self.teardown {
-                None => {
-                    let (have, need) = (self.len, self.expect.len());
-                    self.teardown = Some(Teardown::reset(CheckReason::Timeout { have, need }));
+            Event::Timeout { .. } => {
+                if self.poll_timeout().is_none_or(|deadline| now < deadline) {
+                    return;
                 }
-                Some(teardown) => teardown.expire(None),
-            },
-            Event::ShutDown => self.end(CheckReason::ShutDown),
-            Event::Timeout { .. } | Event::Release => {}
+                match &mut self.teardown {
+                    None => {
+                        let (have, need) = (self.len, self.expect.len());
+                        self.teardown = Some(Teardown::reset(CheckReason::Timeout { have, need }));
+                    }
+                    Some(teardown) => teardown.expire(None),
+                }
+            }
+            Event::ShutDown => self.end(CheckReason::ShutDown, None, now),
+            Event::Release => {}
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.teardown {
             None => Some(self.until),
-            Some(teardown) => teardown.poll_timeout(None),
+            Some(teardown) => teardown.poll_timeout(Some(self.until)),
         }
     }
 
@@ -272,3 +304,8 @@ impl Machine for Check {
         self.teardown.as_ref().and_then(Teardown::reason)
     }
 }
+
+/// The smallest buffer, in bytes.
+const MIN_BUFFER: usize = 512;
+/// The lingering close.
+const LINGER: Linger = Linger { bytes: 64 * 1024, time: Duration::from_millis(200) };

@@ -2,6 +2,7 @@
 
 use std::{
     boxed::Box,
+    format,
     future::{Future, pending, poll_fn},
     pin::{Pin, pin},
     string::{String, ToString},
@@ -12,7 +13,6 @@ use std::{
 use super::{Config, DueCheck, Proxy, dialler::run_lookup};
 use crate::{
     Instant,
-    admission::Peer,
     dial::{Check, CheckConfig, CheckReason},
     drive::{Clock, Drive, Ended},
     proxy_protocol,
@@ -43,11 +43,11 @@ impl Proxy {
                 running.retain_mut(|task| task.as_mut().poll(cx).is_pending());
                 let next = upstreams.next_check_or_lookup().unwrap_or(Instant::NEVER);
                 if clock.poll_until(cx, next).is_pending() {
-                    return Poll::Pending;
+                    return Poll::<()>::Pending;
                 }
             }
         })
-        .await
+        .await;
     }
 }
 
@@ -58,10 +58,8 @@ async fn run_check<R: Runtime>(
     settings: &Config,
     config: &CheckConfig,
 ) {
-    let mut clock = runtime.clock();
-    let checked = check(runtime, &due, settings, config);
-    let checked = within(&mut clock, Some(config.timeout), checked).await;
-    let result = checked.unwrap_or_else(|limit| Err(no_answer(limit).to_string()));
+    let clock = runtime.clock();
+    let result = check(runtime, &due, settings, config).await;
     due.finish(result, config, clock.now());
 }
 
@@ -71,17 +69,24 @@ async fn check<R: Runtime>(
     settings: &Config,
     config: &CheckConfig,
 ) -> Result<(), String> {
-    let clock = runtime.clock();
+    let mut clock = runtime.clock();
     let until = clock.now() + config.timeout;
     let (address, name) = (due.endpoint().address(), due.endpoint().upstream());
-    let socket = runtime.connect_named(address, name).await.map_err(|error| error.to_string())?;
+    let connect = runtime.connect_named(address, name);
+    let connected = within(&mut clock, Some(config.timeout), connect).await;
+    let connected = connected.unwrap_or_else(|limit| Err(no_answer(limit)));
+    let socket = connected.map_err(|error| error.to_string())?;
     let header = settings.send_proxy;
-    let header = header.map(|version| proxy_protocol::encode(version, Peer::Local, None));
+    let header = header.map(proxy_protocol::encode_local);
     let send = [&header.unwrap_or_default()[..], &config.send].concat();
-    let check = Check::new(send, config.expect.clone(), until);
+    let check = Check::new(send, config.expect.clone(), clock.now(), until);
     match Drive::new(check, socket, clock).await {
         Ended::Reason(CheckReason::Passed) => Ok(()),
-        ended => Err(ended.to_string()),
+        Ended::Reason(CheckReason::Timeout { have, need }) => {
+            let limit = no_answer(config.timeout);
+            Err(format!("{limit}; bytes received: {have} of {need}"))
+        }
+        ended @ (Ended::Reason(_) | Ended::Aborted) => Err(ended.to_string()),
     }
 }
 

@@ -55,6 +55,16 @@ pub fn encode(version: Version, client: Peer, destination: Option<SocketAddr>) -
     }
 }
 
+/// A PROXY header of a connection that is the proxy's own, such as a health check: `LOCAL`, or
+/// `UNKNOWN` in version 1 (proxy-protocol.txt, sections 2.1 and 2.2).
+#[cfg(feature = "std")]
+pub(crate) fn encode_local(version: Version) -> Vec<u8> {
+    match version {
+        Version::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        Version::V2 => encode_v2(0x20, 0x00, &[]),
+    }
+}
+
 fn to_v6(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped(),

@@ -36,6 +36,8 @@ mod serve;
 mod with_header;
 
 #[cfg(feature = "std")]
+pub(crate) use self::encode::encode_local;
+#[cfg(feature = "std")]
 pub(crate) use self::serve::identify;
 #[cfg(feature = "std")]
 pub use self::serve::{connection, serve};

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -56,6 +56,11 @@ impl Host {
     /// The world of this host.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// Its address.
+    pub fn ip(&self) -> IpAddr {
+        self.world.network(|network| network.hosts[self.index].ip)
     }
 
     /// Spawns `task`, and keeps its result. A task that panics has no result.
@@ -192,7 +197,7 @@ impl Runtime for Host {
     }
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
-        Ok(vec![self.world.resolve(address, self.index)?])
+        self.world.resolve_all(address, self.index)
     }
 
     async fn connect(&self, address: &str) -> io::Result<Socket> {

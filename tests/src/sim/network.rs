@@ -26,6 +26,8 @@ pub(super) struct Network {
     events: BTreeMap<(Instant, u64), Event>,
     scheduled: u64,
     pub(super) hosts: Vec<HostState>,
+    /// The addresses of names that are not those of hosts.
+    pub(super) names: BTreeMap<String, Vec<IpAddr>>,
     /// Hosts that are stopped ([`Host::stop_for`](super::Host::stop_for)).
     pub(super) stopped: BTreeSet<usize>,
     pub(super) connections: Vec<Connection>,
@@ -121,6 +123,7 @@ impl Network {
             events: BTreeMap::new(),
             scheduled: 0,
             hosts: Vec::new(),
+            names: BTreeMap::new(),
             stopped: BTreeSet::new(),
             connections: Vec::new(),
             listeners: BTreeMap::new(),

@@ -194,6 +194,26 @@ impl World {
         Host::new(self.clone(), index)
     }
 
+    /// Sets the addresses that a name resolves to: those of `hosts`, in this order. Without hosts,
+    /// the name is unknown.
+    ///
+    /// # Panics
+    /// If there is no such host, or the name is that of a host.
+    pub fn set_name(&self, name: &str, hosts: &[&str]) {
+        let known = self.network(|network| {
+            let ip = |name: &&str| Some(network.hosts.iter().find(|host| *host.name == **name)?.ip);
+            let ips: Option<Vec<_>> = hosts.iter().map(ip).collect();
+            let is_free = network.hosts.iter().all(|host| *host.name != *name);
+            match ips {
+                Some(ips) if ips.is_empty() => drop(network.names.remove(name)),
+                Some(ips) => drop(network.names.insert(name.to_owned(), ips)),
+                None => return false,
+            }
+            is_free
+        });
+        assert!(known, "{hosts:?} are hosts, and {name} is none");
+    }
+
     /// Calls `watch` after every poll of a task, with each [`Record`] that the poll has changed.
     ///
     /// `watch` checks invariants by panicking. It must not call the world.
@@ -285,23 +305,30 @@ impl World {
         &self.inner.executor
     }
 
-    /// Resolves `name:port` or `address:port` on `host`. A loopback address is the host itself.
+    /// The first address of [`resolve_all`](Self::resolve_all).
     pub(super) fn resolve(&self, address: &str, host: usize) -> io::Result<SocketAddr> {
+        let addresses = self.resolve_all(address, host)?;
+        addresses.first().copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Resolves `name:port` or `address:port` on `host`. A loopback address is the host itself.
+    pub(super) fn resolve_all(&self, address: &str, host: usize) -> io::Result<Vec<SocketAddr>> {
         if let Ok(mut address) = address.parse::<SocketAddr>() {
             if address.ip().is_loopback() {
                 address.set_ip(self.network(|network| network.hosts[host].ip));
             }
-            return Ok(address);
+            return Ok(vec![address]);
         }
         let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
         let (name, port) =
             address.rsplit_once(':').ok_or_else(|| invalid("the address has no port"))?;
         let port = port.parse().map_err(|_| invalid("the port is not a number"))?;
-        let ip = self.network(|network| {
-            network.hosts.iter().find(|host| &*host.name == name).map(|host| host.ip)
+        let ips = self.network(|network| {
+            let host = network.hosts.iter().find(|host| &*host.name == name);
+            host.map(|host| vec![host.ip]).or_else(|| network.names.get(name).cloned())
         });
-        let ip = ip.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host"))?;
-        Ok(SocketAddr::new(ip, port))
+        let ips = ips.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host"))?;
+        Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
     fn advance(&self, until: Option<Instant>, ended: impl Fn() -> bool) -> Result<(), Halted> {

@@ -29,6 +29,7 @@ mod systemd;
 mod third_party;
 mod tls;
 mod unix;
+mod upstreams;
 mod urgent;
 
 /// Makes a test for each runtime of each scenario, which is a function of the binary's name.
@@ -152,6 +153,13 @@ on_every_runtime! {
         a_server_serves_the_bytes_after_a_proxy_header,
         an_incomplete_proxy_header_is_reset_after_its_timeout,
         a_proxy_header_from_an_untrusted_address_is_reset;
+    upstreams:
+        the_log_and_the_list_of_connections_name_the_upstream,
+        a_backup_serves_while_the_other_upstreams_are_away,
+        health_checks_find_upstreams_that_are_away_and_back,
+        a_check_that_is_not_answered_fails_at_its_timeout,
+        health_checks_have_tls_if_upstreams_have_it,
+        contradicting_flags_are_wrong_usage;
     nginx:
         clients_reach_an_echo_server_through_nginx_or_get_an_error,
         a_server_learns_the_client_from_nginxs_header,
@@ -257,7 +265,8 @@ on_every_runtime! {
         a_dial_that_reaches_itself_is_a_failed_attempt,
         a_server_listens_on_all_addresses_of_a_name,
         a_resolver_that_does_not_answer_delays_only_its_dial,
-        a_server_whose_upstream_name_is_its_own_exits;
+        a_server_whose_upstream_name_is_its_own_exits,
+        the_addresses_of_an_upstreams_name_are_balanced_and_looked_up_again;
     unix:
         an_echo_on_a_unix_socket_serves_netcat_and_our_clients,
         a_fan_out_goes_from_one_unix_socket_to_another,
@@ -290,6 +299,7 @@ on_every_runtime! {
         a_replaced_fan_out_serves_its_subscribers_until_they_leave,
         a_reload_that_waits_delays_nobody,
         a_refused_reload_returns_the_sockets_that_it_took,
+        a_reload_of_the_upstreams_keeps_connections_and_their_counts,
         a_reload_refuses_a_server_that_is_its_own_upstream,
         reloads_leave_no_file_open_and_divide_the_open_files,
         a_hangup_reads_the_table_again,

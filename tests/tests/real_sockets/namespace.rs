@@ -245,3 +245,49 @@ pub(crate) fn a_server_whose_upstream_name_is_its_own_exits(binary: &str) {
         assert!(log.contains(&expected), "{log}");
     }
 }
+
+/// A name with two addresses, in a file that the test changes.
+const NAMES: &str = r#"
+printf '127.0.0.1 localhost\n127.0.0.2 cluster\n127.0.0.3 cluster\n' > "$1/hosts"
+mount --bind "$1/hosts" /etc/hosts
+"#;
+
+pub(crate) fn the_addresses_of_an_upstreams_name_are_balanced_and_looked_up_again(binary: &str) {
+    let folder = Folder::new("names", binary);
+    let Some(namespace) = Namespace::new(NAMES, &folder.path("")) else { return };
+    let words = ["proxy", "--listen", "127.0.0.1:9500", "--upstream", "cluster:9", "-v"];
+    let flags = ["--resolve-interval", "100ms", "--status", "127.0.0.1:9501"];
+    let proxy = namespace.start(binary, &[&words[..], &flags].concat());
+    let servers = ["127.0.0.2:9", "127.0.0.3:9", "127.0.0.4:9"];
+    let _servers = servers.map(|listen| {
+        let words = ["echo-server", "--listen", listen];
+        namespace.start(binary, &words)
+    });
+    let echo = || namespace.echoes(binary, "127.0.0.1:9500");
+    let closed = |address: &str| {
+        let log = proxy.log();
+        let fields =
+            format!("upstream=\"cluster:9\" upstream_address=\"{address}\" connect_seconds=");
+        log.lines().filter(|line| line.contains("closed: ") && line.contains(&fields)).count()
+    };
+    (0..4).for_each(|_| echo());
+    eventually("both addresses are used", || servers.map(closed) == [2, 2, 0]);
+
+    fs::write(folder.path("hosts"), "127.0.0.1 localhost\n127.0.0.4 cluster\n").unwrap();
+    eventually("the new address is used", || {
+        echo();
+        closed(servers[2]) > 0
+    });
+    let changed = "the name has other addresses upstream=cluster:9 addresses=\"127.0.0.4:9\"";
+    eventually("the change is logged", || proxy.logged(changed) == 1);
+
+    fs::write(folder.path("hosts"), "127.0.0.1 localhost\n").unwrap();
+    let kept = "the name cannot be looked up, its last addresses stay in use: ";
+    eventually("the failure is logged", || {
+        echo();
+        proxy.logged(kept) == 1
+    });
+    echo();
+    let log = proxy.stop();
+    assert!(!log.contains("no upstream reachable"), "{log}");
+}

@@ -460,3 +460,45 @@ pub(crate) fn the_service_manager_is_notified_of_a_reload(binary: &str) {
     assert_eq!(notification(), "READY=1");
     server.stop();
 }
+
+/// A proxy that balances by connections. The echo servers are upstreams.
+pub(crate) fn a_reload_of_the_upstreams_keeps_connections_and_their_counts(binary: &str) {
+    let echoes = [(); 3].map(|()| Server::start(binary, &[]));
+    let [first, second, third] = echoes.each_ref().map(|echo| &*echo.address);
+    let configuration = |upstreams: &[&str]| {
+        format!(
+            "status = \"127.0.0.1:0\"\n[servers.x]\ncommand = \"proxy\"\n\
+             listen = \"127.0.0.1:0\"\nbalance = \"least-connections\"\n\
+             check-interval = \"1s\"\nupstream = {upstreams:?}\n"
+        )
+    };
+    let process = Process::start("upstreams", binary, &configuration(&[first, second]), 1);
+    let open = |upstream: &str| {
+        let name = format!(
+            "wirestate_proxy_upstream_connections{{server=\"x\",upstream=\"{upstream}\"}} "
+        );
+        let metrics = status::get(&process.server, "/metrics").1;
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok())
+    };
+    let connect = || {
+        let mut stream = process.connect("x");
+        converse(&mut stream, "a", "a");
+        stream
+    };
+    let mut kept: Vec<_> = (0..4).map(|_| connect()).collect();
+    assert_eq!((open(first), open(second)), (Some(2), Some(2)));
+
+    process.load(&configuration(&[first, third]), LOADED);
+    assert_eq!((open(first), open(second), open(third)), (Some(2), None, Some(0)));
+    kept.extend((0..2).map(|_| connect()));
+    assert_eq!((open(first), open(third)), (Some(2), Some(2)), "the new one has the fewest");
+    kept.iter_mut().for_each(|stream| converse(stream, "b", "b"));
+
+    process.load(&configuration(&[first]), LOADED);
+    kept.iter_mut().for_each(|stream| converse(stream, "c", "c"));
+    assert_eq!(open(first), Some(2));
+    drop(kept);
+    eventually("the counts end with the connections", || open(first) == Some(0));
+    let log = process.server.stop();
+    assert!(log.contains("aborted=0"), "{log}");
+}

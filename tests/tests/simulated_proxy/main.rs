@@ -6,9 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "this is how a test fails, also outside of its function")]
 
 mod buffering;
+mod checks;
 mod dialling;
 mod faults;
 mod headers;
 mod loops;
+mod names;
 mod relaying;
 mod scene;

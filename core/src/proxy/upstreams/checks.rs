@@ -113,14 +113,14 @@ impl DueCheck {
         match result {
             Ok(()) if has_changed => {
                 let rise = config.rise;
-                info!(%upstream, address, server, "upstream up again: {rise} checks passed");
+                info!(%upstream, address, server, "upstream up again; checks passed: {rise}");
             }
             Ok(()) => {}
             Err(error) if has_changed => {
                 let (fall, interval) = (config.fall, Time(config.interval));
                 warn!(
                     %upstream, address, server,
-                    "upstream down: {fall} checks failed, the next is in {interval}: {error}"
+                    "upstream down: {error}; checks failed: {fall}; the next is in {interval}"
                 );
             }
             Err(error) => debug!(%upstream, address, server, "check failed: {error}"),
