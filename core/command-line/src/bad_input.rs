@@ -52,7 +52,7 @@ pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
             ("soon", "expected a time with its unit"),
             ("", "expected a time with its unit"),
         ]),
-        "BYTE_TEXT" => texts(&[
+        "TEXT" if flag.get_long().is_some_and(|name| name.starts_with("check-")) => texts(&[
             ("PING\\q", "a backslash begins"),
             ("\\x0", "a backslash begins"),
             ("end\\", "a backslash begins"),

@@ -259,6 +259,11 @@ const NOTES: &[Notes] = &[
                 "Relay connections to two servers in turn",
             ),
             (
+                "PROGRAM proxy --upstream app.example:9000 --backup 10.0.0.9:9000 \
+                 --check-interval 5s",
+                "Balance over all addresses of a name, check them, and have a backup",
+            ),
+            (
                 "PROGRAM proxy --listen 0.0.0.0:8443 --tls-cert server.pem --upstream localhost:80",
                 "Serve with TLS what another server has without",
             ),

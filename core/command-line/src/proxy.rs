@@ -94,11 +94,11 @@ struct CheckFlags {
           value_parser = values::nonzero_time)]
     check_timeout: Duration,
     /// Send this text in a check, with \r, \n, \t, \\ and \xHH (two hexadecimal digits) for bytes
-    #[arg(long, value_name = "BYTE_TEXT", env = "WIRESTATE_CHECK_SEND",
+    #[arg(long, value_name = "TEXT", env = "WIRESTATE_CHECK_SEND",
           value_parser = values::escaped)]
     check_send: Option<Bytes>,
     /// What the upstream must send first in a check; written as for --check-send
-    #[arg(long, value_name = "BYTE_TEXT", env = "WIRESTATE_CHECK_EXPECT",
+    #[arg(long, value_name = "TEXT", env = "WIRESTATE_CHECK_EXPECT",
           value_parser = values::escaped)]
     check_expect: Option<Bytes>,
     /// After this many checks in a row that passed, an address is up again

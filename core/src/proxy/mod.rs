@@ -2,12 +2,13 @@
 //!
 //! - [`Proxy`] and [`fn@serve`] are the whole proxy on a runtime (feature `std`): accepting,
 //!   dialling, PROXY headers ([`crate::proxy_protocol`]) on either side.
-//! - [`Upstreams`] selects the upstream that is dialled next, and tracks the health of each.
+//! - [`Upstreams`] selects the upstream that is dialled next, among all addresses of its name, and
+//!   tracks the health of each. [`Proxy::check_upstreams`] checks it actively.
 //! - [`RelayFactory`] makes a [`Relay`] for each client: the machine of two sides.
 //!
 //! An upstream is dialled as soon as a client has connected. Meanwhile the relay reads from the
 //! client until its buffer is half full; the rest waits in the kernel. If the client's connection
-//! is lost, the attempt is cancelled. Each upstream is tried once, all of them together within
+//! is lost, the attempt is cancelled. Each endpoint is tried once, all of them together within
 //! [`Config::connect_timeout`].
 //!
 //! If an upstream is lost before it has sent a byte and before a byte of the client was forwarded

@@ -129,6 +129,7 @@ impl Lookup {
             if is_first && found.is_err() {
                 // The next connection looks it up, and logs the failure of its attempt.
                 (name.looked_up, name.is_failing) = (None, false);
+                name.due = now + MIN_INTERVAL;
             }
             (is_first, was_failing, changed)
         });

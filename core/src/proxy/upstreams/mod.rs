@@ -40,9 +40,9 @@ use crate::{
 ///
 /// Health checks are passive, unless there are [active](Self::poll_check) ones as well. A failed
 /// attempt marks an upstream as down for a back-off time with jitter
-/// ([`Backoff`](crate::dial::Backoff)), in which others are preferred. After that, one connection tries it again,
-/// while the others prefer other upstreams for 5 s more. If all upstreams are down, they are tried
-/// anyway.
+/// ([`Backoff`](crate::dial::Backoff)), in which others are preferred. After that, one connection
+/// tries it again, while the others prefer other upstreams for 5 s more. Backups are preferred to
+/// upstreams that are down. If all upstreams are down, they are tried anyway.
 ///
 /// Neither a successful connect nor a first reply shows that an upstream works: a server that is
 /// full may send an error message to each client. So a connection counts as failed if the upstream
@@ -255,21 +255,21 @@ impl Upstreams {
                 name.handle_failure(now);
             }
             let has_others = state.all_listed().nth(1).is_some();
-            let state = state.endpoint(id)?;
-            let endpoint = state.endpoint.clone();
-            if state.is_excluded(now) {
+            let failed = state.endpoint(id)?;
+            let endpoint = failed.endpoint.clone();
+            if failed.is_excluded(now) {
                 // `mark_as_self` has set the time until the next attempt.
                 return Some((endpoint, has_others, None));
             }
-            state.is_self = false;
+            failed.is_self = false;
             // Connections that fail together are one failure for the back-off.
-            let advances_backoff = is_probe || state.down_until.is_none();
+            let advances_backoff = is_probe || failed.down_until.is_none();
             let down = (is_young && advances_backoff).then(|| {
-                let wait = state.backoff.next();
-                let was_up = state.down_until.replace(now + wait).is_none();
+                let wait = failed.backoff.next();
+                let was_up = failed.down_until.replace(now + wait).is_none();
                 was_up.then(|| {
-                    let decision = state.log_limit.check_unless_debugging(now);
-                    state.is_down_logged = decision != LogDecision::Suppress;
+                    let decision = failed.log_limit.check_unless_debugging(now);
+                    failed.is_down_logged = decision != LogDecision::Suppress;
                     (wait, decision)
                 })
             });
