@@ -5,12 +5,17 @@ use std::{
     format,
     future::{Future, pending, poll_fn},
     pin::{Pin, pin},
-    string::{String, ToString},
+    string::ToString,
     task::Poll,
     vec::Vec,
 };
 
-use super::{Config, DueCheck, Proxy, dialler::run_lookup};
+use tracing::debug;
+
+use super::{
+    Config, DueCheck, Proxy,
+    dialler::{is_exhausted, run_lookup},
+};
 use crate::{
     Instant,
     dial::{Check, CheckConfig, CheckReason},
@@ -58,36 +63,31 @@ async fn run_check<R: Runtime>(
     settings: &Config,
     config: &CheckConfig,
 ) {
-    let clock = runtime.clock();
-    let result = check(runtime, &due, settings, config).await;
-    due.finish(result, config, clock.now());
-}
-
-async fn check<R: Runtime>(
-    runtime: &R,
-    due: &DueCheck,
-    settings: &Config,
-    config: &CheckConfig,
-) -> Result<(), String> {
     let mut clock = runtime.clock();
     let until = clock.now() + config.timeout;
-    let (address, name) = (due.endpoint().address(), due.endpoint().upstream());
-    let connect = runtime.connect_named(address, name);
+    let connect = runtime.connect_named(due.endpoint().address(), due.endpoint().upstream());
     let connected = within(&mut clock, Some(config.timeout), connect).await;
-    let connected = connected.unwrap_or_else(|limit| Err(no_answer(limit)));
-    let socket = connected.map_err(|error| error.to_string())?;
-    let header = settings.send_proxy;
-    let header = header.map(proxy_protocol::encode_local);
-    let send = [&header.unwrap_or_default()[..], &config.send].concat();
-    let check = Check::new(send, config.expect.clone(), clock.now(), until);
-    match Drive::new(check, socket, clock).await {
+    let now = clock.now();
+    let socket = match connected.unwrap_or_else(|limit| Err(no_answer(limit))) {
+        Ok(socket) => socket,
+        Err(error) if is_exhausted(&error) => {
+            debug!(upstream = %due.endpoint().upstream(), "no check: {error}");
+            return due.postpone(config, now);
+        }
+        Err(error) => return due.finish(Err(error.to_string()), config, now),
+    };
+    let header = settings.send_proxy.map(proxy_protocol::encode_local).unwrap_or_default();
+    let send = [&header[..], &config.send].concat();
+    let check = Check::new(send, config.expect.clone(), now, until);
+    let result = match Drive::new(check, socket, runtime.clock()).await {
         Ended::Reason(CheckReason::Passed) => Ok(()),
         Ended::Reason(CheckReason::Timeout { have, need }) => {
             let limit = no_answer(config.timeout);
             Err(format!("{limit}; bytes received: {have} of {need}"))
         }
         ended @ (Ended::Reason(_) | Ended::Aborted) => Err(ended.to_string()),
-    }
+    };
+    due.finish(result, config, clock.now());
 }
 
 /// Runs `main` to its end, and `beside` until then.

@@ -8,6 +8,7 @@ use std::{
 use super::{
     Config, DialError, Lookup, Proxy, Selection, Upstreams,
     loop_detection::{LoopDetector, SelfConnection, TrackedConnection},
+    upstreams::NO_ADDRESS,
 };
 use crate::{
     Instant,
@@ -150,11 +151,15 @@ async fn look_up<R: Runtime>(
     limit: Option<Duration>,
 ) -> Result<Vec<SocketAddr>, String> {
     let found = within(clock, limit, runtime.resolve(name)).await;
-    found.unwrap_or_else(|limit| Err(no_answer(limit))).map_err(|error| error.to_string())
+    match found.unwrap_or_else(|limit| Err(no_answer(limit))) {
+        Ok(found) if found.is_empty() => Err(NO_ADDRESS.into()),
+        Ok(found) => Ok(found),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Whether this process or machine has run out of memory or open files (socket(2)): `ENOMEM`,
 /// `ENFILE`, `EMFILE`, `ENOBUFS`.
-fn is_exhausted(error: &io::Error) -> bool {
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
     matches!(AddressErrors::raw_os_error(error), Some(12 | 23 | 24 | 105))
 }

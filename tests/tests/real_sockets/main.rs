@@ -158,6 +158,7 @@ on_every_runtime! {
         a_backup_serves_while_the_other_upstreams_are_away,
         health_checks_find_upstreams_that_are_away_and_back,
         a_check_that_is_not_answered_fails_at_its_timeout,
+        a_check_for_which_no_file_can_be_opened_is_no_failure,
         health_checks_have_tls_if_upstreams_have_it,
         contradicting_flags_are_wrong_usage;
     nginx:

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit};
+
 use crate::{
     certificates::Certificates,
     process::{Server, command, eventually, run, text, word_after},
@@ -135,6 +137,19 @@ pub(crate) fn a_check_that_is_not_answered_fails_at_its_timeout(binary: &str) {
         serving.join().unwrap();
         proxy.stop();
     }
+}
+
+pub(crate) fn a_check_for_which_no_file_can_be_opened_is_no_failure(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let check = ["--check-interval", "50ms", "--check-fall", "1", "-v"];
+    let proxy = proxy(binary, &echo.address, &check);
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let before = proxy.set_file_limit(Rlimit { current: Some(0), maximum });
+    eventually("there are checks without a file", || proxy.logged("no check: Too many open") > 2);
+    proxy.set_file_limit(before);
+    echoes(&proxy);
+    let log = proxy.stop();
+    assert!(!log.contains("upstream down") && !log.contains("check failed"), "{log}");
 }
 
 /// Without TLS, the check would not get its bytes back.

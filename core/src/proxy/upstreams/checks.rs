@@ -94,6 +94,16 @@ impl DueCheck {
         &self.endpoint
     }
 
+    /// Reports that the check could not be made for a local reason, for example a lack of open files.
+    /// It counts neither as passed nor as failed.
+    pub fn postpone(self, config: &CheckConfig, now: Instant) {
+        self.upstreams.state.with(|state| {
+            if let Some(endpoint) = state.endpoint(self.id) {
+                endpoint.check.due = now + config.interval;
+            }
+        });
+    }
+
     /// Reports the result. [`CheckConfig::fall`] failures in a row mark the endpoint as down, and
     /// [`CheckConfig::rise`] successes as up, which restarts its back-off as well.
     pub fn finish(self, result: Result<(), String>, config: &CheckConfig, now: Instant) {

@@ -8,7 +8,7 @@ use core::{net::SocketAddr, time::Duration};
 
 use tracing::{debug, info, warn};
 
-use super::{State, Upstreams};
+use super::{NO_ADDRESS, State, Upstreams};
 use crate::{Instant, shared::Shared};
 
 /// A name that is an upstream's address.
@@ -117,7 +117,7 @@ impl Lookup {
     ) {
         let Self { upstreams, index, name: upstream, .. } = &self;
         let server = upstreams.server.as_deref();
-        let no_address = || Err("the name has no address".into());
+        let no_address = || Err(NO_ADDRESS.into());
         let found = found.and_then(|found| if found.is_empty() { no_address() } else { Ok(found) });
         let (is_first, was_failing, changed) = upstreams.state.with(|state| {
             let changed = found.as_ref().ok().map(|found| state.set_addresses(*index, found));

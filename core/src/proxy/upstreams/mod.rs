@@ -321,4 +321,6 @@ impl Upstreams {
 /// A connection that the upstream ends within this time counts as failed. An upstream that was down
 /// is tried again by only one connection within this time.
 const PROBATION: Duration = Duration::from_secs(5);
+/// The error of a name that has no address.
+pub(super) const NO_ADDRESS: &str = "the name has no address";
 const IS_SELF: &str = "it is this proxy itself";
