@@ -37,6 +37,11 @@ impl TokenBucket {
         self.full = self.full.max(now) + cost;
     }
 
+    /// Whether the bucket is full.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.full <= now
+    }
+
     /// Gives back `cost` that was taken and not used.
     #[cfg(feature = "status")]
     pub(crate) fn give_back(&mut self, cost: Duration) {

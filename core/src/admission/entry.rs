@@ -9,7 +9,7 @@ use core::{
     time::Duration,
 };
 
-use super::Peer;
+use super::{Peer, Throttle};
 use crate::{
     Instant, Status,
     dial::Endpoint,
@@ -35,6 +35,8 @@ pub struct ConnectionEntry {
     header_bytes: AtomicUsize,
     /// Whether the connection counts under its peer's address.
     counts_under_address: AtomicBool,
+    /// The limits of its bytes, if there are any.
+    throttle: Option<Shared<Throttle>>,
     state: Lock<State>,
 }
 
@@ -71,7 +73,13 @@ pub enum Command {
 }
 
 impl ConnectionEntry {
-    pub(super) fn new(id: u64, peer: Peer, counts_under_address: bool, now: Instant) -> Self {
+    pub(super) fn new(
+        id: u64,
+        peer: Peer,
+        counts_under_address: bool,
+        throttle: Option<Shared<Throttle>>,
+        now: Instant,
+    ) -> Self {
         Self {
             id,
             since: now,
@@ -81,6 +89,7 @@ impl ConnectionEntry {
             command: AtomicU8::new(Command::None as u8),
             header_bytes: AtomicUsize::new(0),
             counts_under_address: AtomicBool::new(counts_under_address),
+            throttle,
             state: Lock::new(State {
                 peer,
                 identity: None,
@@ -210,6 +219,11 @@ impl ConnectionEntry {
     /// Whether no byte was received or sent, except for a PROXY header.
     pub(crate) fn is_untouched(&self) -> bool {
         self.bytes_sent() == 0 && self.bytes_received() == self.header_bytes.load(Relaxed) as u64
+    }
+
+    /// The limits of its bytes, if there are any.
+    pub(crate) fn throttle(&self) -> Option<&Shared<Throttle>> {
+        self.throttle.as_ref()
     }
 
     /// The network that the connection counts under; `None` if it counts under none.

@@ -36,6 +36,21 @@ pub enum Refused {
         /// The limit, which is also the number of open connections.
         limit: usize,
     },
+    /// More connections were new within a second than [`Rates::connections`](super::Rates) allows.
+    #[error("more than {limit} new connections a second")]
+    Rate {
+        /// The limit.
+        limit: u64,
+    },
+    /// More connections from the peer's network were new within a second than
+    /// [`Rates::connections_per_address`](super::Rates) allows.
+    #[error("more than {limit} new connections a second from {network}")]
+    AddressRate {
+        /// The peer's IPv4 address, or the first address of its IPv6 /64.
+        network: IpAddr,
+        /// The limit.
+        limit: u64,
+    },
     /// The [`AccessList`](super::AccessList) denies the peer's address.
     #[error("connections from {address} are denied")]
     Denied {
@@ -50,6 +65,8 @@ impl Refused {
         match self {
             Self::Full { .. } => "connections",
             Self::AddressFull { .. } => "per_address",
+            Self::Rate { .. } => "connection_rate",
+            Self::AddressRate { .. } => "connection_rate_per_address",
             Self::Denied { .. } => "denied",
         }
     }

@@ -3,6 +3,9 @@
 //! | file | subject |
 //! |---|---|
 //! | `access` | [`AccessList`]: which addresses may connect |
+//! | `rates` | [`Rates`]: new connections and bytes in a second |
+//! | `throttle` | the buckets that limit the bytes of a connection |
+//! | `addresses` | the open connections and the rates of each address |
 //! | `limits` | [`Limits`], in total and per address |
 //! | `peer` | [`Peer`], and the network that its connections count under |
 //! | `table` | [`ConnectionTable`]: admits, counts and lists connections |
@@ -26,13 +29,18 @@
 //! ```
 
 mod access;
+mod addresses;
 mod admitted;
 mod entry;
 mod limits;
 mod observer;
 mod peer;
+mod rates;
 mod table;
+mod throttle;
 
+#[cfg(feature = "std")]
+pub(crate) use self::table::TableConfig;
 pub use self::{
     access::AccessList,
     admitted::Admitted,
@@ -40,6 +48,7 @@ pub use self::{
     limits::{Limits, Refused},
     observer::{ConnectionEnd, EndObserver},
     peer::Peer,
+    rates::{ByteRates, OnExcess, Rates},
     table::{ConnectionTable, Snapshot, Totals},
 };
-pub(crate) use self::{admitted::ABORTED, table::TableConfig};
+pub(crate) use self::{admitted::ABORTED, throttle::Throttle};

@@ -5,23 +5,30 @@ use core::{
     mem,
     net::IpAddr,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tracing::{debug, info};
 
 use super::{
-    AccessList, Admitted, ConnectionEnd, ConnectionEntry, EndObserver, Limits, Peer, Refused,
+    AccessList, Admitted, ConnectionEnd, ConnectionEntry, EndObserver, Limits, OnExcess, Peer,
+    Rates, Refused,
+    addresses::Addresses,
+    rates::{CONNECTION_BURST, cost},
+    throttle::{Buckets, Throttle},
 };
 use crate::{
     Instant,
     log_limit::{LogDecision, LogLimit},
     shared::{Lock, Shared, wake},
+    token_bucket::TokenBucket,
 };
 
 /// The table of open connections, and the counters of all connections. Clones are the same table.
 ///
 /// It holds one [`ConnectionEntry`] per open connection, and one count per reason for an end, a
-/// refusal or a failed accept.
+/// refusal or a failed accept; and the rates of each address with an open connection, and of at most
+/// 16,384 others, for about a second after their last connection has ended.
 #[derive(Clone, Debug)]
 pub struct ConnectionTable {
     inner: Shared<Inner>,
@@ -40,6 +47,7 @@ pub(crate) struct TableConfig {
     /// Whether the peers are proxies. Their own addresses do not count.
     pub(crate) behind_proxies: bool,
     pub(crate) access: Shared<AccessList>,
+    pub(crate) rates: Rates,
     /// Is called at each end.
     pub(crate) on_end: Option<EndObserver>,
 }
@@ -48,7 +56,11 @@ pub(crate) struct TableConfig {
 struct State {
     config: TableConfig,
     open: BTreeMap<u64, Shared<ConnectionEntry>>,
-    per_address: BTreeMap<IpAddr, usize>,
+    addresses: Addresses,
+    /// For [`Rates::connections`].
+    new_connections: TokenBucket,
+    /// The bytes of all connections; made for the first connection after the rates were set.
+    bytes: Option<Shared<Buckets>>,
     totals: Totals,
     /// For each reason label, the limit of the ends that are logged at `info` or above.
     log_limits: BTreeMap<&'static str, LogLimit>,
@@ -119,7 +131,13 @@ impl ConnectionTable {
     /// observed as `config` says.
     #[cfg(feature = "std")]
     pub(crate) fn reconfigure(&self, config: TableConfig) {
-        let previous = self.inner.state.with(|state| mem::replace(&mut state.config, config));
+        let previous = self.inner.state.with(|state| {
+            if state.config.rates != config.rates {
+                (state.new_connections, state.bytes) = (TokenBucket::FULL, None);
+                state.addresses.forget_rates();
+            }
+            mem::replace(&mut state.config, config)
+        });
         drop(previous); // outside the lock: it may be the last handle on an observer
     }
 
@@ -141,6 +159,16 @@ impl ConnectionTable {
             .with(|state| !state.config.behind_proxies && state.check_access(peer).is_err())
     }
 
+    /// When the rate allows the next connection to be accepted, if connections wait for it.
+    #[cfg(feature = "std")]
+    pub(crate) fn accepts_at(&self, now: Instant) -> Option<Instant> {
+        self.inner.state.with(|state| {
+            let waits = state.config.rates.on_excess == OnExcess::Wait;
+            let wait = if waits { state.wait_for_rate(now) } else { Duration::ZERO };
+            (!wait.is_zero()).then(|| now + wait)
+        })
+    }
+
     /// Whether [`Limits::connections`] are open.
     pub fn is_full(&self) -> bool {
         self.inner.state.with(|state| state.check_total().is_err())
@@ -158,15 +186,17 @@ impl ConnectionTable {
             let checked = state
                 .check_access(client)
                 .and_then(|()| state.check_total())
-                .and_then(|()| state.check_address(network));
+                .and_then(|()| state.check_address(network, now))
+                .and_then(|()| state.take_new_connection(now));
             state.count_refusal(checked)?;
             state.now = now;
             state.totals.accepted += 1;
             state.totals.open += 1;
             let id = state.totals.accepted;
-            let entry = Shared::new(ConnectionEntry::new(id, peer, !behind_proxies, now));
+            let throttle = state.throttle(network, now);
+            let entry = ConnectionEntry::new(id, peer, !behind_proxies, throttle, now);
+            let entry = Shared::new(entry);
             state.open.insert(id, entry.clone());
-            state.count(network);
             Ok(entry)
         })?;
         Ok(Admitted::new(self.clone(), entry))
@@ -180,11 +210,15 @@ impl ConnectionTable {
     /// end the connection. Until then the connection counts under its previous address.
     pub fn identify(&self, connection: &ConnectionEntry, peer: Peer) -> Result<(), Refused> {
         let proxy = self.inner.state.with(|state| {
-            let checked =
-                state.check_access(peer).and_then(|()| state.check_address(peer.network()));
+            let now = state.now;
+            let checked = state.check_access(peer);
+            let checked = checked.and_then(|()| state.check_address(peer.network(), now));
             state.count_refusal(checked)?;
             state.uncount(connection.network());
-            state.count(peer.network());
+            let buckets = state.count(peer.network(), now);
+            if let Some(throttle) = connection.throttle() {
+                throttle.set_address(buckets);
+            }
             Ok(connection.set_peer(peer))
         })?;
         debug!(id = connection.id(), %peer, %proxy, server = self.name(), "client identified");
@@ -278,12 +312,12 @@ impl ConnectionTable {
     ) {
         let (woken, on_end, at) = self.inner.state.with(|state| {
             state.open.remove(&connection.id());
+            state.now = at.unwrap_or(state.now);
             state.uncount(connection.network());
             state.totals.open -= 1;
             state.totals.bytes_received += connection.bytes_received();
             state.totals.bytes_sent += connection.bytes_sent();
             *state.totals.ended.entry(label).or_default() += 1;
-            state.now = at.unwrap_or(state.now);
             let woken =
                 if state.open.is_empty() { mem::take(&mut state.waiting) } else { Vec::new() };
             (woken, state.config.on_end.clone(), state.now)
@@ -315,13 +349,45 @@ impl State {
         Ok(())
     }
 
-    fn check_address(&self, network: Option<IpAddr>) -> Result<(), Refused> {
-        if let (Some(network), Some(limit)) = (network, self.config.limits.per_address)
-            && self.per_address.get(&network).is_some_and(|&count| count >= limit)
-        {
-            return Err(Refused::AddressFull { network, limit });
+    fn check_address(&self, network: Option<IpAddr>, now: Instant) -> Result<(), Refused> {
+        let Some(network) = network else { return Ok(()) };
+        match self.config.limits.per_address {
+            Some(limit) if self.addresses.open(network) >= limit => {
+                Err(Refused::AddressFull { network, limit })
+            }
+            Some(_) | None => self.addresses.check_rate(network, &self.config.rates, now),
         }
+    }
+
+    /// Counts a new connection against [`Rates::connections`].
+    fn take_new_connection(&mut self, now: Instant) -> Result<(), Refused> {
+        let Rates { connections, on_excess, .. } = self.config.rates;
+        let Some(limit) = connections else { return Ok(()) };
+        // Those that may wait have waited, or are from the backlog of a server that ends.
+        if on_excess == OnExcess::Refuse && self.wait_for_rate(now) > Duration::ZERO {
+            return Err(Refused::Rate { limit: limit.get() });
+        }
+        self.new_connections.borrow(cost(1, limit), now);
         Ok(())
+    }
+
+    /// How long it takes until [`Rates::connections`] allows a new connection.
+    fn wait_for_rate(&self, now: Instant) -> Duration {
+        let wait = |rate| self.new_connections.wait(cost(1, rate), CONNECTION_BURST, now);
+        self.config.rates.connections.map_or(Duration::ZERO, wait)
+    }
+
+    /// Counts a new connection of `network`. Returns the limits of its bytes, if there are any.
+    fn throttle(&mut self, network: Option<IpAddr>, now: Instant) -> Option<Shared<Throttle>> {
+        let address = self.count(network, now);
+        let rates = &self.config.rates;
+        if !rates.limits_bytes() {
+            return None;
+        }
+        let all = self.bytes.get_or_insert_with(|| Shared::new(Buckets::of_all(rates)));
+        let throttle = Throttle::new(rates, all.clone());
+        throttle.set_address(address);
+        Some(Shared::new(throttle))
     }
 
     fn count_refusal(&mut self, checked: Result<(), Refused>) -> Result<(), Refused> {
@@ -330,20 +396,13 @@ impl State {
         })
     }
 
-    fn count(&mut self, network: Option<IpAddr>) {
-        if let Some(network) = network {
-            *self.per_address.entry(network).or_default() += 1;
-        }
+    fn count(&mut self, network: Option<IpAddr>, now: Instant) -> Option<Shared<Buckets>> {
+        self.addresses.add(network?, &self.config.rates, now)
     }
 
     fn uncount(&mut self, network: Option<IpAddr>) {
-        if let Some(network) = network
-            && let Some(count) = self.per_address.get_mut(&network)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.per_address.remove(&network);
-            }
+        if let Some(network) = network {
+            self.addresses.remove(network, &self.config.rates, self.now);
         }
     }
 }
@@ -397,7 +456,7 @@ mod tests {
         identify(&second, peer("192.0.2.1")).unwrap();
         assert_eq!(table.totals().refused["per_address"], 1);
         drop((second, third));
-        assert!(table.inner.state.with(|state| state.per_address.is_empty()));
+        assert_eq!(table.inner.state.with(|state| state.addresses.len()), 0);
     }
 
     #[test]

@@ -114,11 +114,16 @@ where
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use alloc::rc::Rc;
-    use core::{cell::Cell, num::NonZeroUsize, task::Waker, time::Duration};
+    use core::{
+        cell::Cell,
+        num::{NonZeroU64, NonZeroUsize},
+        task::Waker,
+        time::Duration,
+    };
 
     use super::*;
     use crate::{
-        admission::{ConnectionTable, Limits, Peer},
+        admission::{ByteRates, ConnectionTable, Limits, Peer, Rates, TableConfig},
         drive::{Budget, IoError},
         echo, fanout,
     };
@@ -259,6 +264,28 @@ mod tests {
         let mut drive = Drive::new(machine, socket, clock(Duration::from_millis(20)));
         let ended = (0..1000).any(|_| poll(&mut drive).is_ready());
         assert!(ended, "the subscriber acknowledged no byte for 10 s");
+    }
+
+    #[test]
+    fn a_peer_whose_input_waits_for_a_rate_does_not_escape_its_deadline() {
+        let rate = ByteRates::default().with_per_connection(NonZeroU64::new(100));
+        let config =
+            TableConfig { rates: Rates::default().with_receive(rate), ..TableConfig::default() };
+        let table = ConnectionTable::with(None, config);
+        let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
+        let feed = fanout::Feed::new(
+            fanout::Config::default().with_framing(fanout::Framing::Fixed(NonZeroUsize::MIN)),
+        )
+        .unwrap();
+        let machine = fanout::Subscriber::new(&feed, Instant::EPOCH);
+        feed.publish("m".into(), 1, Instant::EPOCH);
+        let socket = Mute { input: b"x", endless: true, ..Mute::default() };
+        let clock = clock(Duration::from_millis(1));
+        let mut drive = Drive::new(machine, socket, clock.clone()).admitted(admitted);
+        while poll(&mut drive).is_pending() {
+            let now = clock.now.get();
+            assert!(now < Instant::EPOCH + Duration::from_secs(15), "the deadline is 10 s");
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) mod seat;
 mod seats;
 pub(crate) mod session;
 mod splice;
+mod throttling;
 pub(crate) mod timer;
 mod turn;
 

@@ -8,9 +8,10 @@ use core::{
 
 use bytes::Bytes;
 
-use super::{IoError, Sink, Source};
+use super::{IoError, Sink, Source, throttling::Throttling};
 use crate::{
-    ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, machine::MAX_SLICES,
+    ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, admission::Throttle,
+    machine::MAX_SLICES, shared::Shared,
 };
 
 /// What a driver remembers of one connection between turns.
@@ -28,6 +29,8 @@ pub(crate) struct Readiness {
     output: Output,
     /// Boxed, since most connections never need it.
     flush: Option<Box<Flush>>,
+    /// The limits of the connection's bytes, if there are any.
+    throttling: Option<Box<Throttling>>,
 }
 
 /// The flush timeout of a sink whose machine has ended.
@@ -71,6 +74,41 @@ impl Readiness {
         self.flush.get_or_insert_default().timeout = flush_timeout;
     }
 
+    /// Sets the limits of the connection's bytes.
+    pub(crate) fn set_throttle(&mut self, throttle: &Shared<Throttle>) {
+        self.throttling = Some(Box::new(Throttling::new(throttle.clone())));
+    }
+
+    /// The most bytes that may move in this turn; `None` if none may.
+    fn allowance(&mut self, direction: Direction, now: Instant) -> Option<usize> {
+        match &mut self.throttling {
+            None => Some(usize::MAX),
+            Some(throttling) => throttling.allowance(direction, now),
+        }
+    }
+
+    /// Records that `bytes` have moved.
+    fn charge(&self, direction: Direction, bytes: usize, now: Instant) {
+        if let Some(throttling) = &self.throttling {
+            throttling.charge(direction, bytes, now);
+        }
+    }
+
+    /// Forgets what the last turn has held back.
+    pub(crate) fn begin_turn(&mut self) {
+        if let Some(throttling) = &mut self.throttling {
+            throttling.begin_turn();
+        }
+    }
+
+    /// The deadline of a machine whose own one is `deadline`, and of the bytes that are held back.
+    pub(crate) fn throttled(&self, deadline: Option<Instant>) -> Option<Instant> {
+        match &self.throttling {
+            None => deadline,
+            Some(throttling) => throttling.deadline(deadline),
+        }
+    }
+
     /// Marks the socket as possibly ready: the next turn tries again.
     pub(crate) fn ready(&mut self, read: bool, write: bool) {
         self.blocked.read &= !read;
@@ -93,15 +131,18 @@ impl Readiness {
         (interest.read && self.blocked.read, self.blocked.flush || writes && self.blocked.write)
     }
 
-    /// Whether the last read would have blocked.
+    /// Whether no read is due: the last one would have blocked, or input is held back.
     pub(crate) fn is_read_blocked(&self) -> bool {
-        self.blocked.read
+        self.blocked.read || self.throttling.as_ref().is_some_and(|it| it.holds_input())
     }
 
     /// The deadline of `machine`, or, once it has ended, the deadline of the flush. (Before, bytes
     /// that the sink holds count as unacknowledged, so the machine's own deadlines cover them.)
     pub(crate) fn deadline<M: Machine>(&self, machine: &M) -> Option<Instant> {
-        if machine.interest().is_done() { self.flush_deadline() } else { machine.poll_timeout() }
+        if machine.interest().is_done() {
+            return self.flush_deadline();
+        }
+        self.throttled(machine.poll_timeout())
     }
 
     /// When the sink of an ended machine must have made progress. `None`: it holds nothing, or
@@ -124,7 +165,8 @@ impl Readiness {
             }
             return 0;
         }
-        socket.unacknowledged()
+        let is_excused = self.throttling.as_mut().is_some_and(|it| it.take_excuse());
+        if is_excused { 0 } else { socket.unacknowledged() }
     }
 
     /// Whether the peer has sent a FIN or a reset.
@@ -212,11 +254,21 @@ pub(crate) trait Transfer {
 
     fn socket(&mut self) -> &mut Self::Socket;
 
-    /// Reads once, and reports the bytes to the machine.
-    fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>>;
+    /// Reads at most `max` bytes once, and reports them to the machine.
+    fn read(
+        &mut self,
+        max: usize,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, IoError>>;
 
-    /// Writes once, and reports the bytes to the machine.
-    fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>>;
+    /// Writes at most `max` bytes once, and reports them to the machine.
+    fn write(
+        &mut self,
+        max: usize,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, IoError>>;
 }
 
 /// Reads into the machine's memory and writes from it.
@@ -237,31 +289,42 @@ impl<M: Machine, S: Source + Sink> Transfer for Direct<'_, M, S> {
         self.socket
     }
 
-    fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
+    fn read(
+        &mut self,
+        max: usize,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, IoError>> {
         let buf = self.machine.read_buf();
         debug_assert!(!buf.is_empty(), "a machine that wants to read must offer a buffer");
-        let n = ready!(self.socket.poll_read(cx, buf))?;
+        let len = buf.len().min(max);
+        let n = ready!(self.socket.poll_read(cx, &mut buf[..len]))?;
         if n > 0 {
             self.machine.handle(now, Event::Read(n));
         }
         Poll::Ready(Ok(n))
     }
 
-    fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
-        let max = self.socket.max_owned();
-        let n = if max > 0 {
+    fn write(
+        &mut self,
+        max: usize,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, IoError>> {
+        let max_owned = self.socket.max_owned();
+        let n = if max_owned > 0 {
             let mut bufs = [const { Bytes::new() }; MAX_SLICES];
-            let count = self.machine.write_owned(&mut bufs, max);
+            let count = self.machine.write_owned(&mut bufs, max_owned.min(max));
             ready!(self.socket.poll_write_owned(cx, &mut bufs[..count]))?
         } else {
             let mut few = [&[][..]; FEW_SLICES];
             let count = self.machine.write_bufs(&mut few);
             if count < FEW_SLICES {
-                ready!(poll_write(self.socket, cx, &few[..count]))?
+                ready!(poll_write(self.socket, cx, at_most(max, &mut few[..count])))?
             } else {
                 let mut many = [&[][..]; MAX_SLICES];
                 let count = self.machine.write_bufs(&mut many);
-                ready!(poll_write(self.socket, cx, &many[..count]))?
+                ready!(poll_write(self.socket, cx, at_most(max, &mut many[..count])))?
             }
         };
         if n > 0 {
@@ -269,6 +332,21 @@ impl<M: Machine, S: Source + Sink> Transfer for Direct<'_, M, S> {
         }
         Poll::Ready(Ok(n))
     }
+}
+
+/// The first `max` bytes of `bufs`.
+fn at_most<'a, 'b>(max: usize, bufs: &'b mut [&'a [u8]]) -> &'b [&'a [u8]] {
+    if max == usize::MAX {
+        return bufs;
+    }
+    let (mut count, mut remaining) = (0, max);
+    while count < bufs.len() && remaining > 0 {
+        let buf = bufs[count];
+        bufs[count] = &buf[..buf.len().min(remaining)];
+        remaining -= bufs[count].len();
+        count += 1;
+    }
+    &bufs[..count]
 }
 
 fn poll_write<S: Sink>(
@@ -294,6 +372,7 @@ pub(crate) fn turn(
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
+    readiness.begin_turn();
     let shared_changed = transfer.machine().poll_shared(now, cx);
     let before = transfer.machine().interest();
     if before.is_done() {
@@ -371,11 +450,16 @@ fn write(
     if readiness.blocked.write {
         return None;
     }
+    let max = readiness.allowance(Direction::Write, now)?;
+    if let Some(throttling) = &mut readiness.throttling {
+        throttling.before_write(transfer.socket());
+    }
     // A write of 0 bytes must not be repeated: that would spin.
     let non_zero = |n| if n > 0 { Ok(n) } else { Err(ConnectionError::WriteZero.into()) };
-    let written = transfer.write(now, cx).map(|written| written.and_then(non_zero));
+    let written = transfer.write(max, now, cx).map(|written| written.and_then(non_zero));
     let written = readiness.progress(transfer.machine(), now, written);
     readiness.blocked.write = written.is_none();
+    readiness.charge(Direction::Write, written.unwrap_or(0), now);
     written
 }
 
@@ -443,12 +527,16 @@ fn read(
     if readiness.blocked.read {
         return None;
     }
-    let error = match transfer.read(now, cx) {
+    let max = readiness.allowance(Direction::Read, now)?;
+    let error = match transfer.read(max, now, cx) {
         Poll::Pending => {
             readiness.blocked.read = true;
             return None;
         }
-        Poll::Ready(Ok(n)) if n > 0 => return Some(n),
+        Poll::Ready(Ok(n)) if n > 0 => {
+            readiness.charge(Direction::Read, n, now);
+            return Some(n);
+        }
         // After a failed write, the kernel's end of input is not the peer's FIN.
         Poll::Ready(Ok(_)) => readiness.failed,
         Poll::Ready(Err(IoError::Interrupted)) => return Some(0),

@@ -116,9 +116,16 @@ impl<R: Runtime> ProxiedConnection<R> {
         Self { relaying, session: Session::new(), timer: Timer::new(clock) }
     }
 
-    /// Updates the entry in the table of connections, and applies commands from there.
+    /// Updates the entry in the table of connections, and applies commands and limits of bytes a
+    /// second from there. The limits apply to the client's side; the upstream's follows by
+    /// backpressure.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
         self.relaying.entry = Some((admitted.table().clone(), admitted.entry()));
+        if let Some(throttle) = admitted.throttle() {
+            self.relaying.client.readiness.set_throttle(throttle);
+            // A pipe is drained as a whole.
+            self.relaying.directions = Directions::new(None);
+        }
         self.session.set_admitted(admitted);
         self
     }
@@ -497,7 +504,8 @@ impl<R: Runtime> Driven for Relaying<R> {
         let flush = |connected: &Connected<_>| connected.readiness.flush_deadline();
         let flushes = [flush(&self.client), self.upstream.connected().and_then(flush)];
         let reset = self.reset_wait.map(|wait| wait.next_poll);
-        flushes.into_iter().chain([self.relay.poll_timeout(), reset]).flatten().min()
+        let relay = self.client.readiness.throttled(self.relay.poll_timeout());
+        flushes.into_iter().chain([relay, reset]).flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -587,9 +595,12 @@ fn turn_or_wait(
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
-    match is_waiting {
-        false => turn(transfer, readiness, now, cx),
-        true if flush(transfer, readiness, now, cx) => Turn::Moved { read: 0, written: 0 },
-        true => Turn::Blocked,
+    if !is_waiting {
+        return turn(transfer, readiness, now, cx);
     }
+    readiness.begin_turn();
+    if flush(transfer, readiness, now, cx) {
+        return Turn::Moved { read: 0, written: 0 };
+    }
+    Turn::Blocked
 }

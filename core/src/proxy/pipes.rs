@@ -195,7 +195,12 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
         self.socket
     }
 
-    fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
+    fn read(
+        &mut self,
+        max: usize,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, IoError>> {
         let limit = self.machine.pipe_limit();
         if limit > 0
             && let Some(pipes) = self.pipes
@@ -216,13 +221,18 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
                 None => *self.pipes = None,
             }
         }
-        self.memory().read(now, cx)
+        self.memory().read(max, now, cx)
     }
 
-    fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
+    fn write(
+        &mut self,
+        max: usize,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, IoError>> {
         let held = self.machine.in_pipe();
         let Some(mut lent) = self.pending.take().filter(|_| held > 0) else {
-            return self.memory().write(now, cx);
+            return self.memory().write(max, now, cx);
         };
         let drained = (*lent.pipe).poll_drain(self.socket, cx, held);
         if matches!(drained, Poll::Ready(Ok(n)) if n == held) {

@@ -116,7 +116,12 @@ impl<R: Runtime> Accepting<R> {
     ) -> Poll<Option<Accepted<R>>> {
         let Self { clock, table, shutdown, pause, backlog, .. } = self;
         match shutdown.poll_requested(cx) {
-            Shutdown::None => pause.poll_accept(listening, clock, cx).map(Some),
+            Shutdown::None => {
+                if let Some(at) = table.accepts_at(clock.now()) {
+                    ready!(clock.poll_until(cx, at));
+                }
+                pause.poll_accept(listening, clock, cx).map(Some)
+            }
             requested @ (Shutdown::SoftStop | Shutdown::Drain) => backlog
                 .get_or_insert_with(|| Backlog::new(requested, listening, table, clock))
                 .poll_accept(listening, clock, cx),

@@ -35,7 +35,8 @@ use self::{
 use crate::{
     Instant, Machine,
     admission::{
-        AccessList, Admitted, ConnectionEntry, ConnectionTable, EndObserver, Limits, TableConfig,
+        AccessList, Admitted, ConnectionEntry, ConnectionTable, EndObserver, Limits, Rates,
+        TableConfig,
     },
     config::with_setters,
     drive::{Clock, Drive},
@@ -66,6 +67,9 @@ pub struct Config {
     /// Which addresses may connect; with [`behind_proxies`](Self::behind_proxies), which addresses
     /// a header may name. Default: all.
     pub access: Shared<AccessList>,
+    /// How many connections may be new, and how many bytes may move, in a second. Default: no
+    /// limits.
+    pub rates: Rates,
 }
 
 impl Default for Config {
@@ -77,6 +81,7 @@ impl Default for Config {
             behind_proxies: false,
             on_end: None,
             access: Shared::default(),
+            rates: Rates::default(),
         }
     }
 }
@@ -88,6 +93,7 @@ impl Config {
         with_behind_proxies(behind_proxies: bool);
         with_on_end(on_end: impl Into<Option<EndObserver>>);
         with_access(access: impl Into<Shared<AccessList>>);
+        with_rates(rates: Rates);
     }
 
     /// Sets [`name`](Self::name).
@@ -97,8 +103,9 @@ impl Config {
     }
 
     fn into_table_config(self) -> TableConfig {
-        let Self { limits, drain_timeout: _, name: _, behind_proxies, access, on_end } = self;
-        TableConfig { limits, behind_proxies, access, on_end }
+        let Self { limits, drain_timeout: _, name: _, behind_proxies, access, rates, on_end } =
+            self;
+        TableConfig { limits, behind_proxies, access, rates, on_end }
     }
 }
 

@@ -68,6 +68,9 @@ pub(crate) fn each_connection_has_a_line_when_it_ends(binary: &str) {
     assert_eq!((&line["server"], &line["reason"]), (&"proxy".into(), &"finished".into()));
     assert_eq!((&line["peer"], &line["id"]), (&peer.into(), &2.into()));
     assert_eq!((&line["received"], &line["sent"]), (&5.into(), &5.into()));
+    let address = upstream.address.as_str();
+    assert_eq!((&line["upstream"], &line["upstream_address"]), (&address.into(), &address.into()));
+    assert!(line["connect_seconds"].as_f64().unwrap() < 30.0);
     assert!(line["duration_seconds"].as_f64().unwrap() < 30.0);
     let line = &lines(&text, 1)[0];
     assert!(line.contains("Z server=echo-server id="), "{line}");

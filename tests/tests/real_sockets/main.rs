@@ -23,6 +23,7 @@ mod nginx;
 mod process;
 mod proxy;
 mod publishing;
+mod rates;
 mod serve;
 mod status;
 mod systemd;
@@ -51,6 +52,10 @@ macro_rules! on_every_runtime {
 }
 
 on_every_runtime! {
+    rates:
+        bytes_beyond_a_rate_wait,
+        connections_beyond_a_rate_are_refused_or_wait,
+        a_rate_applies_to_the_client_of_a_proxy_header;
     access:
         a_denied_address_is_refused,
         a_denied_client_of_a_proxy_header_is_reset,

@@ -16,4 +16,5 @@ mod limits;
 mod listeners;
 mod logging;
 mod observed;
+mod rates;
 mod scene;

@@ -12,5 +12,6 @@ mod faults;
 mod headers;
 mod loops;
 mod names;
+mod rates;
 mod relaying;
 mod scene;

@@ -41,14 +41,26 @@ impl Scene {
     }
 
     pub(crate) fn with(world: World, config: Config, upstreams: &[&str]) -> Self {
+        Self::with_handle(world, config, upstreams, ServerHandle::default())
+    }
+
+    pub(crate) fn with_handle(
+        world: World,
+        config: Config,
+        upstreams: &[&str],
+        handle: ServerHandle,
+    ) -> Self {
         let addresses = upstreams.iter().map(|name| format!("{name}:7"));
         let upstreams = Upstreams::new(addresses, Balance::RoundRobin, 1);
-        Self::proxying(world, Proxy::new(config, upstreams).unwrap())
+        Self::serving(world, Proxy::new(config, upstreams).unwrap(), handle)
     }
 
     pub(crate) fn proxying(world: World, proxy: Proxy) -> Self {
+        Self::serving(world, proxy, ServerHandle::default())
+    }
+
+    fn serving(world: World, proxy: Proxy, handle: ServerHandle) -> Self {
         let host = world.host("proxy");
-        let handle = ServerHandle::default();
         let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = host.listen("proxy:9500").unwrap();
         let (runtime, upstreams) = (host.clone(), proxy.upstreams().clone());

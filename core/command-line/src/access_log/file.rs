@@ -344,7 +344,7 @@ mod tests {
         assert!(Arc::ptr_eq(&log, &AccessLogFile::open(&path).unwrap()), "it is shared");
         // The thread gathers lines meanwhile.
         for _ in 0..17 {
-            log.push(&[b'x'; MAX_BYTES / 16]);
+            log.push(&vec![b'x'; MAX_BYTES / 16]);
         }
         assert_eq!((log.lock().overflown, dropped_lines()), (1, 1));
         log.flush();

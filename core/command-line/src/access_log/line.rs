@@ -8,12 +8,17 @@ use wirestate_core::{admission::ConnectionEnd, quantity::Seconds};
 /// A line of text: all fields in this order, whatever the connection was.
 pub(super) fn text(end: &ConnectionEnd<'_>) -> Vec<u8> {
     let connection = end.connection;
-    let upstream = upstream(end).map_or_else(|| "-".into(), |upstream| quoted(&upstream));
-    let identity = connection.identity();
-    let identity = identity.map_or_else(|| "-".into(), |identity| format!("\"{identity}\""));
+    let upstream = connection.upstream();
+    let endpoint = upstream.as_ref().map(|upstream| &*upstream.endpoint);
+    let name = or_none(endpoint.map(|endpoint| quoted(endpoint.upstream())));
+    let address = or_none(endpoint.map(|endpoint| quoted(endpoint.address())));
+    let connect = upstream.as_ref().map(|upstream| upstream.connect_time.as_secs_f64());
+    let connect = or_none(connect.map(|seconds| format!("{seconds:.6}")));
+    let identity = or_none(connection.identity().map(|identity| format!("\"{identity}\"")));
     format!(
-        "{} server={} id={} peer={} upstream={upstream} received={} sent={} \
-         duration_seconds={:.6} reason={} identity={identity}\n",
+        "{} server={} id={} peer={} upstream={name} upstream_address={address} \
+         connect_seconds={connect} received={} sent={} duration_seconds={:.6} reason={} \
+         identity={identity}\n",
         humantime::format_rfc3339_millis(SystemTime::now()),
         end.server.unwrap_or("-"),
         connection.id(),
@@ -29,15 +34,19 @@ pub(super) fn text(end: &ConnectionEnd<'_>) -> Vec<u8> {
 /// A line of JSON.
 pub(super) fn json(end: &ConnectionEnd<'_>) -> Vec<u8> {
     let connection = end.connection;
+    let upstream = connection.upstream();
+    let endpoint = upstream.as_ref().map(|upstream| &*upstream.endpoint);
     let mut line = serde_json::to_vec(&Fields {
         time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         server: end.server,
         id: connection.id(),
         peer: connection.peer().to_string(),
-        upstream: upstream(end),
+        upstream: endpoint.map(|endpoint| &**endpoint.upstream()),
+        upstream_address: endpoint.map(|endpoint| &**endpoint.address()),
+        connect_seconds: upstream.as_ref().map(|it| Seconds(it.connect_time).to_field()),
         received: connection.bytes_received(),
         sent: connection.bytes_sent(),
-        duration_seconds: Seconds(end.at.since(connection.since())).to_f64(),
+        duration_seconds: Seconds(end.at.since(connection.since())).to_field(),
         reason: end.reason,
         identity: connection.identity().as_deref(),
     })
@@ -52,7 +61,9 @@ struct Fields<'a> {
     server: Option<&'a str>,
     id: u64,
     peer: String,
-    upstream: Option<String>,
+    upstream: Option<&'a str>,
+    upstream_address: Option<&'a str>,
+    connect_seconds: Option<f64>,
     received: u64,
     sent: u64,
     duration_seconds: f64,
@@ -60,9 +71,9 @@ struct Fields<'a> {
     identity: Option<&'a str>,
 }
 
-/// The upstream of a proxied connection.
-fn upstream(_end: &ConnectionEnd<'_>) -> Option<String> {
-    None
+/// `value`, or `-`.
+fn or_none(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".into())
 }
 
 /// `value`, in quotes if it has a space or a quote: then it is the path of a Unix socket.
@@ -109,8 +120,8 @@ mod tests {
             assert!(humantime::parse_rfc3339(time).is_ok() && time.ends_with('Z'), "{time}");
             rest.to_owned()
         };
-        let common = "server=edge id=1 peer=192.0.2.7:50000 upstream=- received=1200 sent=5 \
-                      duration_seconds=1.500000 reason=finished";
+        let common = "server=edge id=1 peer=192.0.2.7:50000 upstream=- upstream_address=- \
+                      connect_seconds=- received=1200 sent=5 duration_seconds=1.500000 reason=finished";
         assert_eq!(text_of(None), format!("{common} identity=-\n"));
         let identity = text_of(Some("CN=a \"b\"\n"));
         assert_eq!(identity, format!("{common} identity=\"CN=a \\\"b\\\"\\n\"\n"));
@@ -124,6 +135,7 @@ mod tests {
         assert!(humantime::parse_rfc3339(object["time"].take().as_str().unwrap()).is_ok());
         let expected = serde_json::json!({
             "time": null, "server": "edge", "id": 1, "peer": "192.0.2.7:50000", "upstream": null,
+            "upstream_address": null, "connect_seconds": null,
             "received": 1200, "sent": 5, "duration_seconds": 1.5, "reason": "finished",
             "identity": "CN=a",
         });

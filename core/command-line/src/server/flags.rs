@@ -9,6 +9,7 @@ use wirestate_core::serve;
 use super::{
     ServerSettings,
     limits::{limits, reserved_files},
+    rates::RateFlags,
 };
 use crate::{
     CommandError, CommandRuntime,
@@ -31,6 +32,8 @@ pub(crate) struct Flags {
     /// `off`
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]
     pub(super) max_per_address: Limit,
+    #[command(flatten)]
+    rates: RateFlags,
     #[command(flatten)]
     access: AccessFlags,
     #[command(flatten)]
@@ -136,7 +139,8 @@ impl Flags {
         let config = serve::Config::default()
             .with_limits(limits(self, share, files_per_connection as u64, reserved_files))
             .with_behind_proxies(self.accept_proxy.behind_proxies())
-            .with_access(self.access.list());
+            .with_access(self.access.list())
+            .with_rates(self.rates.rates());
         let (accept_proxy, access_log) = (self.accept_proxy.policy(), self.access_log.clone());
         let settings = self.common.settings(config)?;
         Ok(ServerSettings {

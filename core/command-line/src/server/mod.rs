@@ -6,6 +6,7 @@ mod limits;
 mod listening;
 mod prepared;
 mod process;
+mod rates;
 mod reload;
 mod running;
 mod tasks;
