@@ -294,8 +294,8 @@ pub(crate) struct NatsTlsFlags {
     authorities: Option<PathBuf>,
     /// The host name or IP address in the certificates of NATS servers [default: that of the
     /// address; for servers that another one has named, that of the first address]
-    #[arg(id = "nats_tls_name", long = "nats-tls-name", value_name = "NAME", env = "WIRESTATE_NATS_TLS_NAME",
-          value_parser = name)]
+    #[arg(id = "nats_tls_name", long = "nats-tls-name", value_name = "NAME",
+          env = "WIRESTATE_NATS_TLS_NAME", value_parser = name)]
     name: Option<ServerName<'static>>,
     /// The certificate chain that is presented to NATS servers, in PEM
     #[arg(

@@ -48,13 +48,14 @@ impl ApiRequest {
         Self { subject: format!("$JS.API.{name}"), payload: payload.into() }
     }
 
-    /// Asks for the configuration and the state of a stream. The reply is a [`StreamInfo`](super::StreamInfo).
+    /// Asks for the configuration and the state of a stream. The reply is a
+    /// [`StreamInfo`](super::StreamInfo).
     pub fn stream_info(stream: &str) -> Self {
         Self::new(format_args!("STREAM.INFO.{stream}"), &())
     }
 
-    /// Creates a stream. The reply is a [`StreamInfo`](super::StreamInfo). A stream that exists with another
-    /// configuration is an error ([`ErrorCode::STREAM_NAME_IN_USE`]).
+    /// Creates a stream. The reply is a [`StreamInfo`](super::StreamInfo). A stream that exists with
+    /// another configuration is an error ([`ErrorCode::STREAM_NAME_IN_USE`]).
     pub fn create_stream(config: &StreamConfig) -> Self {
         Self::new(format_args!("STREAM.CREATE.{}", config.name), config)
     }

@@ -70,8 +70,8 @@ use crate::{
 /// // The stream is found: it has the messages 1 to 7. A consumer is made that begins with the last
 /// // one, and the stream is looked at again: it might have been replaced meanwhile.
 /// let stream = r#"{"config":{"name":"orders","subjects":["orders.new"],"storage":"file",
-///     "num_replicas":1,"max_bytes":-1,"max_age":0,"discard":"old"},"created":"2026-01-01T00:00:00Z",
-///     "state":{"messages":7,"first_seq":1,"last_seq":7}}"#;
+///     "num_replicas":1,"max_bytes":-1,"max_age":0,"discard":"old"},
+///     "created":"2026-01-01T00:00:00Z","state":{"messages":7,"first_seq":1,"last_seq":7}}"#;
 /// assert!(sent(&mut client).contains("PUB $JS.API.STREAM.INFO.orders _INBOX.S.0.0 0"));
 /// reply(&mut client, "_INBOX.S.0.0", stream);
 /// handle(&mut client, &mut consumer);
