@@ -227,7 +227,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Op::SpuriousTimeout),
         2 => Just(Op::Release),
         4 => Just(Op::Receive(b"PING\r\n".to_vec())),
-        2 => Just(Op::Receive(b"-ERR 'Permissions Violation for Publish to \"feed\"'\r\n".to_vec())),
+        2 => Just(Op::Receive(b"-ERR 'Permissions Violation for Publish to \"a\"'\r\n".to_vec())),
         1 => Just(Op::ShutDown),
     ];
     let step = prop_oneof![
