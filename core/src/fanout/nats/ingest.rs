@@ -71,11 +71,13 @@ pub struct Ingest {
     /// The epoch of the feed to which the messages of the present epoch belong; `None` before the
     /// first one.
     feed_epoch: Option<u64>,
+    pace: Pace,
     stage: Stage,
     /// Whether this ingest has held the lease, and no other process has it since. After one that
     /// has, not until it is known whether that one has published.
     is_active: bool,
-    /// The lease was lost in the present epoch: another process may have published since.
+    /// Another process may have published what the feed has, or newer messages: the lease was lost
+    /// in the present epoch, or has not been held yet.
     was_lost: bool,
     is_draining: bool,
     log: LogLimit,
@@ -103,7 +105,8 @@ impl Ingest {
     /// An ingest that waits for its first connection. It reads the feed from the next message on.
     ///
     /// With [`Pace::Blocks`], the feed is paused while messages wait for their acknowledgement.
-    /// With [`Pace::NeverBlocks`], the ingest skips messages when it falls out of the window.
+    /// With [`Pace::NeverBlocks`], the ingest skips messages when it falls out of the window, and
+    /// those that the feed got while another ingest held the lease.
     ///
     /// `seed` must be different in each process ([`Lease::new`]).
     ///
@@ -120,6 +123,7 @@ impl Ingest {
             lease: Lease::new(lease, seed)?,
             publisher: Publisher::new(stream, seed).with_max_in_flight(MAX_IN_FLIGHT),
             reader: Reader::join(feed, pace),
+            pace,
             chunks: VecDeque::new(),
             next: 0,
             offset: 0,
@@ -178,6 +182,8 @@ impl Ingest {
             LeaseEvent::Taken { holder } => {
                 info!(server, holder, "another process holds the lease: standing by");
                 self.is_active = false;
+                // Without a pause, the feed goes on with the messages that the other one publishes.
+                self.was_lost |= self.pace == Pace::NeverBlocks;
             }
             LeaseEvent::Acquired { epoch } => {
                 if self.publisher.epoch().is_some() {

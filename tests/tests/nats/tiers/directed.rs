@@ -10,7 +10,9 @@ use wirestate_core::{
 };
 use wirestate_testkit::sim::{Faults, Leftovers};
 
-use super::{BUCKET, Message, NODES, STREAM, Settings, Tier, checks::Promise, seconds};
+use super::{
+    BUCKET, Message, NODES, STREAM, Settings, Tier, checks::Promise, processes::Ingest, seconds,
+};
 
 /// A tier with one edge that has two subscribers.
 fn tier(ingests: usize, settings: Settings) -> Tier {
@@ -25,11 +27,16 @@ fn tier(ingests: usize, settings: Settings) -> Tier {
     tier
 }
 
-/// Publishes messages to the feed of the first ingest in one chunk, as connection 1 of a source.
-fn publish(tier: &Tier, numbers: std::ops::Range<u64>) {
-    let (ingest, count) = (&tier.ingests[0], numbers.end - numbers.start);
+/// Publishes messages to the feed of an ingest in one chunk, as connection 1 of a source.
+fn publish_to(ingest: &Ingest, numbers: std::ops::Range<u64>) {
+    let count = numbers.end - numbers.start;
     let text = numbers.map(|number| Message { connection: 1, number }.text()).collect::<String>();
     ingest.feed.publish(text.into_bytes().into(), count, ingest.host.clock().now());
+}
+
+/// Publishes messages to the feed of the first ingest.
+fn publish(tier: &Tier, numbers: std::ops::Range<u64>) {
+    publish_to(&tier.ingests[0], numbers);
 }
 
 /// The epochs of the ids in the stream, without repetitions.
@@ -263,6 +270,33 @@ fn an_ingest_that_never_blocks_skips_what_falls_out_of_the_window() {
     assert_eq!(feed.paused, Duration::ZERO);
     assert_eq!(feed.messages_in - feed.reader_skipped, edge.messages);
     assert_eq!(edge.gaps, 1);
+    tier.world.clear();
+}
+
+/// The source goes on for a standby that never blocks: what it has got by then, the other one has
+/// published.
+#[test]
+fn a_standby_that_never_blocks_skips_what_it_got_before_it_has_the_lease() {
+    let mut tier = Tier::new(7, Settings { pace: Pace::NeverBlocks, ..Settings::default() });
+    tier.source.end();
+    tier.ingest();
+    tier.run_for(seconds(2));
+    tier.ingest();
+    tier.edge();
+    tier.run_for(seconds(3));
+    for ingest in &tier.ingests {
+        publish_to(ingest, 0..5);
+    }
+    tier.run_for(seconds(1));
+    assert_eq!(tier.cluster.messages(STREAM).len(), 5);
+    tier.ingests[0].kill();
+    tier.run_for(seconds(15));
+    assert_eq!(tier.ingests[1].feed.counters().reader_skipped, 5);
+    publish_to(&tier.ingests[1], 6..8);
+    tier.run_for(seconds(2));
+    tier.finish();
+    tier.check(Promise::Ascending);
+    assert_eq!(tier.cluster.messages(STREAM).len(), 7);
     tier.world.clear();
 }
 
