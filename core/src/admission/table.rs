@@ -15,7 +15,7 @@ use super::{
     Rates, Refused,
     addresses::Addresses,
     rates::{CONNECTION_BURST, cost},
-    throttle::{Buckets, Throttle},
+    throttle::{Buckets, Throttle, Waits},
 };
 use crate::{
     Instant,
@@ -27,8 +27,8 @@ use crate::{
 /// The table of open connections, and the counters of all connections. Clones are the same table.
 ///
 /// It holds one [`ConnectionEntry`] per open connection, and one count per reason for an end, a
-/// refusal or a failed accept; and the rates of each address with an open connection, and of at most
-/// 16,384 others, for about a second after their last connection has ended.
+/// refusal or a failed accept; and the rates of each address with an open connection, and of at
+/// most 16,384 others, for about a second after their last connection has ended.
 #[derive(Clone, Debug)]
 pub struct ConnectionTable {
     inner: Shared<Inner>,
@@ -61,6 +61,7 @@ struct State {
     new_connections: TokenBucket,
     /// The bytes of all connections; made for the first connection after the rates were set.
     bytes: Option<Shared<Buckets>>,
+    waits: Shared<Waits>,
     totals: Totals,
     /// For each reason label, the limit of the ends that are logged at `info` or above.
     log_limits: BTreeMap<&'static str, LogLimit>,
@@ -91,6 +92,8 @@ pub struct Totals {
     pub refused: BTreeMap<&'static str, u64>,
     /// Failed accepts, by the label that [`ConnectionTable::accept_failed`] was called with.
     pub accept_failures: BTreeMap<&'static str, u64>,
+    /// How often bytes have waited for a rate ([`Rates`]), by `receive` and `send`.
+    pub rate_waits: BTreeMap<&'static str, u64>,
 }
 
 /// A [`ConnectionTable`] at one moment.
@@ -206,8 +209,8 @@ impl ConnectionTable {
     /// in the log, and the connection counts under its address.
     ///
     /// # Errors
-    /// The address is denied, or [`Limits::per_address`] is reached. The table counts the refusal;
-    /// end the connection. Until then the connection counts under its previous address.
+    /// The address is denied, or a limit of an address is reached. The table counts the refusal; end
+    /// the connection. Until then the connection counts under its previous address.
     pub fn identify(&self, connection: &ConnectionEntry, peer: Peer) -> Result<(), Refused> {
         let proxy = self.inner.state.with(|state| {
             let now = state.now;
@@ -234,7 +237,7 @@ impl ConnectionTable {
 
     /// The counters.
     pub fn totals(&self) -> Totals {
-        self.inner.state.with(|state| state.totals.clone())
+        self.inner.state.with(|state| state.totals())
     }
 
     /// The open connections, in the order in which they were admitted.
@@ -246,7 +249,7 @@ impl ConnectionTable {
     /// [`ConnectionEntry`] or in [`Totals`], so their sum never decreases.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.state.with(|state| Snapshot {
-            totals: state.totals.clone(),
+            totals: state.totals(),
             connections: state.open.values().cloned().collect(),
         })
     }
@@ -332,6 +335,10 @@ impl ConnectionTable {
 }
 
 impl State {
+    fn totals(&self) -> Totals {
+        Totals { rate_waits: self.waits.counts(), ..self.totals.clone() }
+    }
+
     fn check_access(&self, peer: Peer) -> Result<(), Refused> {
         match peer {
             Peer::Ip(address) if !self.config.access.allows(address.ip()) => {
@@ -385,7 +392,7 @@ impl State {
             return None;
         }
         let all = self.bytes.get_or_insert_with(|| Shared::new(Buckets::of_all(rates)));
-        let throttle = Throttle::new(rates, all.clone());
+        let throttle = Throttle::new(rates, all.clone(), self.waits.clone());
         throttle.set_address(address);
         Some(Shared::new(throttle))
     }

@@ -1,11 +1,12 @@
 //! The buckets that limit the bytes of a connection.
 
-use core::{num::NonZeroU64, time::Duration};
+use alloc::collections::BTreeMap;
+use core::{num::NonZeroU64, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::rates::{ByteRates, Rates, cost};
 use crate::{
     Direction, Instant,
-    shared::{Lock, Shared},
+    shared::{AtomicU64, Lock, Shared},
     token_bucket::TokenBucket,
 };
 
@@ -19,6 +20,14 @@ pub(crate) struct Throttle {
     all: Shared<Buckets>,
     /// `None` until the peer's address is known, and for one without limits.
     address: Lock<Option<Shared<Buckets>>>,
+    waits: Shared<Waits>,
+}
+
+/// How often bytes of a table's connections have waited for a rate.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    receive: AtomicU64,
+    send: AtomicU64,
 }
 
 /// The buckets of the bytes that are received, and of those that are sent.
@@ -46,9 +55,9 @@ struct State {
 
 impl Throttle {
     /// The limits of a new connection.
-    pub(super) fn new(rates: &Rates, all: Shared<Buckets>) -> Self {
+    pub(super) fn new(rates: &Rates, all: Shared<Buckets>, waits: Shared<Waits>) -> Self {
         let own = Buckets::new(rates, |rates| rates.per_connection, CHUNK);
-        Self { own, all, address: Lock::new(None) }
+        Self { own, all, address: Lock::new(None), waits }
     }
 
     pub(super) fn set_address(&self, address: Option<Shared<Buckets>>) {
@@ -65,7 +74,9 @@ impl Throttle {
             Ok(bytes) => allowed = allowed.min(bytes),
             Err(at) => retry = retry.max(Some(at)),
         });
-        retry.map_or(Ok(allowed), Err)
+        let Some(retry) = retry else { return Ok(allowed) };
+        self.waits.of(direction).fetch_add(1, Relaxed);
+        Err(retry)
     }
 
     /// Records that `bytes` have moved.
@@ -80,6 +91,22 @@ impl Throttle {
             let bucket = address.as_ref().and_then(|address| address.of(direction));
             bucket.into_iter().for_each(f);
         });
+    }
+}
+
+impl Waits {
+    fn of(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::Read => &self.receive,
+            Direction::Write => &self.send,
+        }
+    }
+
+    /// For [`Totals::rate_waits`](super::Totals::rate_waits).
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let counts = [("receive", &self.receive), ("send", &self.send)];
+        let counts = counts.map(|(direction, count)| (direction, count.load(Relaxed)));
+        counts.into_iter().filter(|&(_, count)| count > 0).collect()
     }
 }
 
@@ -190,7 +217,8 @@ mod tests {
         for per_connection in [1, 100, 1024, 1 << 20, 1 << 40] {
             let receive = ByteRates::default().with_per_connection(rate(per_connection));
             let rates = Rates::default().with_receive(receive);
-            let throttle = [Throttle::new(&rates, Shared::new(Buckets::of_all(&rates)))];
+            let throttle =
+                [Throttle::new(&rates, Shared::new(Buckets::of_all(&rates)), Shared::default())];
             let (moved, asked) = run(&throttle, at(10_000));
             let moved = 10 * moved[0] as u64 / per_connection;
             assert!((90..=113).contains(&moved), "{moved} tenths of a second at {per_connection}");
@@ -204,7 +232,7 @@ mod tests {
         let rates = Rates::default().with_receive(ByteRates::default().with_all(rate(1 << 20)));
         for connections in [2, 10, 64] {
             let all = Shared::new(Buckets::of_all(&rates));
-            let new = |_| Throttle::new(&rates, all.clone());
+            let new = |_| Throttle::new(&rates, all.clone(), Shared::default());
             let (moved, asked) = run(&(0..connections).map(new).collect::<Vec<_>>(), at(20_000));
             let all: usize = moved.iter().sum();
             assert!((19 << 20..=21 << 20).contains(&all), "{all}");

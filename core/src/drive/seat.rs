@@ -77,9 +77,9 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         Self { machine, socket, readiness, session, reported: None }
     }
 
-    /// Keeps the connection's entry in its table up to date, and applies the table's commands and its
-    /// limits of bytes a second ([`Rates`](crate::admission::Rates)). A command wakes the waker of the
-    /// last poll.
+    /// Keeps the connection's entry in its table up to date, and applies the table's commands and
+    /// its limits of bytes a second ([`Rates`](crate::admission::Rates)). A command wakes the waker
+    /// of the last poll.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
         if let Some(throttle) = admitted.throttle() {
             self.readiness.set_throttle(throttle);

@@ -131,9 +131,7 @@ impl<R: Runtime> Accepting<R> {
 
     /// Admits a connection, and evicts an idle one for it if needed. `None` if it is refused.
     async fn admit(&mut self, peer: Peer) -> Option<Admitted> {
-        if !self.table.denies(peer) {
-            self.evict().await;
-        }
+        self.evict(peer).await;
         let now = self.clock.now();
         match self.table.admit(peer, now) {
             Ok(admitted) => {
@@ -155,9 +153,9 @@ impl<R: Runtime> Accepting<R> {
     }
 
     /// If the table is full, evicts an idle connection to admit the accepted one.
-    async fn evict(&mut self) {
+    async fn evict(&mut self, peer: Peer) {
         let Self { clock, table, shutdown, idle: Some(idle), evictions, .. } = self else { return };
-        if !table.is_full() {
+        if !table.is_full() || table.denies(peer) {
             return;
         }
         let evicted =

@@ -7,7 +7,7 @@ use super::Lock;
 /// The operations of an `AtomicU64` that the crate uses, for targets without 64-bit atomics.
 ///
 /// The lock orders all accesses, so it satisfies any [`Ordering`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct LockedU64(Lock<u64>);
 
 impl LockedU64 {
@@ -24,7 +24,6 @@ impl LockedU64 {
     }
 
     /// Adds `increment`, wrapping around at 2⁶⁴, and returns the previous value.
-    #[cfg(any(test, feature = "message"))]
     pub(crate) fn fetch_add(&self, increment: u64, _: Ordering) -> u64 {
         self.0.with(|value| core::mem::replace(value, value.wrapping_add(increment)))
     }

@@ -24,7 +24,7 @@ fn connect_from(host: u8, server: &Server) -> TcpStream {
 }
 
 /// Whether the server sends back what it is sent.
-fn is_served(mut stream: TcpStream) -> bool {
+pub(crate) fn is_served(mut stream: TcpStream) -> bool {
     let sent = stream.write_all(b"hello");
     let mut reply = [0; 5];
     sent.is_ok() && stream.read_exact(&mut reply).is_ok() && &reply == b"hello"

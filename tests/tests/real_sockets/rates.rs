@@ -7,15 +7,10 @@ use std::{
 };
 
 use crate::{
+    access::is_served,
     process::{Server, eventually},
     status,
 };
-
-fn is_served(mut stream: TcpStream) -> bool {
-    let sent = stream.write_all(b"hello");
-    let mut reply = [0; 5];
-    sent.is_ok() && stream.read_exact(&mut reply).is_ok() && &reply == b"hello"
-}
 
 /// Sends `size` bytes, and returns how long it takes until all have come back.
 fn exchange(mut stream: TcpStream, size: usize) -> Duration {
@@ -67,11 +62,11 @@ fn refused(server: &Server, reason: &str) -> String {
 pub(crate) fn connections_beyond_a_rate_are_refused_or_wait(binary: &str) {
     let flags = ["--max-connection-rate", "3", "--status", "127.0.0.1:0"];
     let server = Server::start(binary, &flags);
-    let served = (0..6).filter(|_| is_served(server.connect())).count();
+    let count = (0..6).filter(|_| is_served(server.connect())).count();
     // On a busy machine, this takes longer than a third of a second.
-    assert!((3..6).contains(&served), "{served}");
+    assert!((3..6).contains(&count), "{count}");
     eventually("they are counted", || {
-        refused(&server, "connection_rate") == (6 - served).to_string()
+        refused(&server, "connection_rate") == (6 - count).to_string()
     });
     let log = server.stop();
     assert!(log.contains("refusing connections: more than 3 new connections a second"), "{log}");
@@ -91,11 +86,11 @@ pub(crate) fn a_rate_applies_to_the_client_of_a_proxy_header(binary: &str) {
         write!(stream, "PROXY TCP4 {client} 198.51.100.1 50000 7\r\n").unwrap();
         stream
     };
-    let served = (0..5).filter(|_| is_served(connect("192.0.2.1"))).count();
-    assert!((1..5).contains(&served), "{served}");
+    let count = (0..5).filter(|_| is_served(connect("192.0.2.1"))).count();
+    assert!((1..5).contains(&count), "{count}");
     assert!(is_served(connect("192.0.2.2")));
     let label = "connection_rate_per_address";
-    eventually("they are counted", || refused(&server, label) == (5 - served).to_string());
+    eventually("they are counted", || refused(&server, label) == (5 - count).to_string());
     let log = server.stop();
     assert!(log.contains("more than 1 new connections a second from 192.0.2.1"), "{log}");
 }

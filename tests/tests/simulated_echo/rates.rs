@@ -55,6 +55,8 @@ fn bytes_beyond_the_rate_of_a_connection_wait_in_either_direction() {
         let took = complete(&scene, clients, 10_000);
         // A quarter of a second's bytes move at once.
         assert!((9.7..10.1).contains(&took), "{took}");
+        let waits: Vec<_> = scene.table.totals().rate_waits.into_keys().collect();
+        assert_eq!(waits, [if rates.send == limited { "send" } else { "receive" }]);
     }
 }
 

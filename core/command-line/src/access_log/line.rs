@@ -121,7 +121,8 @@ mod tests {
             rest.to_owned()
         };
         let common = "server=edge id=1 peer=192.0.2.7:50000 upstream=- upstream_address=- \
-                      connect_seconds=- received=1200 sent=5 duration_seconds=1.500000 reason=finished";
+                      connect_seconds=- received=1200 sent=5 duration_seconds=1.500000 \
+                      reason=finished";
         assert_eq!(text_of(None), format!("{common} identity=-\n"));
         let identity = text_of(Some("CN=a \"b\"\n"));
         assert_eq!(identity, format!("{common} identity=\"CN=a \\\"b\\\"\\n\"\n"));

@@ -37,7 +37,7 @@ fn of_process(server: &ServerState, now: Instant) -> [Metric; 2] {
     ]
 }
 
-fn of_service(server: &ServerState, service: &Service) -> [Metric; 10] {
+fn of_service(server: &ServerState, service: &Service) -> [Metric; 11] {
     let table = service.handle().table();
     let snapshot = table.snapshot();
     let traffic = Traffic::new(&snapshot);
@@ -58,7 +58,7 @@ fn of_service(server: &ServerState, service: &Service) -> [Metric; 10] {
         ),
         Metric::new(
             "wirestate_connections_refused",
-            "Connections refused, by the limit that was reached.",
+            "Connections refused, by the limit that was reached, or denied.",
             by_reason(totals.refused),
         ),
         Metric::new(
@@ -71,6 +71,12 @@ fn of_service(server: &ServerState, service: &Service) -> [Metric; 10] {
             "Failed accepts, by reason: connections that ended in the backlog (aborted), and \
              pauses in accepting (exhausted, no_task).",
             by_reason(totals.accept_failures),
+        ),
+        Metric::new(
+            "wirestate_rate_waits",
+            "Waits of bytes for a limit of bytes a second, by direction: from clients (receive), \
+             and to them (send).",
+            by_reason(totals.rate_waits),
         ),
         Metric::new(
             "wirestate_received_bytes",
