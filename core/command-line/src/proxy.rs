@@ -87,40 +87,44 @@ pub(super) struct ServerFlags {
 struct CheckFlags {
     /// Check each address of the upstreams after this time, whether it can be connected to; or
     /// `off`
-    #[arg(long, value_name = "TIME", env = "WIRESTATE_CHECK_INTERVAL", default_value = "off")]
-    check_interval: Timeout,
+    #[arg(
+        long = "check-interval",
+        value_name = "TIME",
+        env = "WIRESTATE_CHECK_INTERVAL",
+        default_value = "off"
+    )]
+    interval: Timeout,
     /// A check that takes longer has failed
-    #[arg(long, value_name = "TIME", env = "WIRESTATE_CHECK_TIMEOUT", default_value = "2s",
-          value_parser = values::nonzero_time)]
-    check_timeout: Duration,
+    #[arg(long = "check-timeout", value_name = "TIME", env = "WIRESTATE_CHECK_TIMEOUT",
+          default_value = "2s", value_parser = values::nonzero_time)]
+    timeout: Duration,
     /// Send this text in a check, with \r, \n, \t, \\ and \xHH (two hexadecimal digits) for bytes
-    #[arg(long, value_name = "TEXT", env = "WIRESTATE_CHECK_SEND",
+    #[arg(long = "check-send", value_name = "TEXT", env = "WIRESTATE_CHECK_SEND",
           value_parser = values::escaped)]
-    check_send: Option<Bytes>,
+    send: Option<Bytes>,
     /// What the upstream must send first in a check; written as for --check-send
-    #[arg(long, value_name = "TEXT", env = "WIRESTATE_CHECK_EXPECT",
+    #[arg(long = "check-expect", value_name = "TEXT", env = "WIRESTATE_CHECK_EXPECT",
           value_parser = values::escaped)]
-    check_expect: Option<Bytes>,
+    expect: Option<Bytes>,
     /// After this many checks in a row that passed, an address is up again
-    #[arg(long, value_name = "N", env = "WIRESTATE_CHECK_RISE", default_value = "2",
+    #[arg(long = "check-rise", value_name = "N", env = "WIRESTATE_CHECK_RISE", default_value = "2",
           value_parser = values::count::<NonZeroU32>)]
-    check_rise: NonZeroU32,
+    rise: NonZeroU32,
     /// After this many checks in a row that failed, an address is down
-    #[arg(long, value_name = "N", env = "WIRESTATE_CHECK_FALL", default_value = "3",
+    #[arg(long = "check-fall", value_name = "N", env = "WIRESTATE_CHECK_FALL", default_value = "3",
           value_parser = values::count::<NonZeroU32>)]
-    check_fall: NonZeroU32,
+    fall: NonZeroU32,
 }
 
 impl CheckFlags {
     /// Returns an error if flags contradict each other.
     fn check(&self) -> Result<(), String> {
-        if self.check_interval.0.is_some() {
+        if self.interval.0.is_some() {
             return Ok(());
         }
-        for (flag, is_given) in [
-            ("--check-send", self.check_send.is_some()),
-            ("--check-expect", self.check_expect.is_some()),
-        ] {
+        for (flag, is_given) in
+            [("--check-send", self.send.is_some()), ("--check-expect", self.expect.is_some())]
+        {
             if is_given {
                 return Err(format!("{flag} needs --check-interval"));
             }
@@ -131,12 +135,12 @@ impl CheckFlags {
     /// `None`: there are no checks.
     fn config(self) -> Option<CheckConfig> {
         let config = CheckConfig::default()
-            .with_interval(self.check_interval.0?)
-            .with_timeout(self.check_timeout)
-            .with_send(self.check_send.unwrap_or_default())
-            .with_expect(self.check_expect.unwrap_or_default())
-            .with_rise(self.check_rise)
-            .with_fall(self.check_fall);
+            .with_interval(self.interval.0?)
+            .with_timeout(self.timeout)
+            .with_send(self.send.unwrap_or_default())
+            .with_expect(self.expect.unwrap_or_default())
+            .with_rise(self.rise)
+            .with_fall(self.fall);
         Some(config)
     }
 }

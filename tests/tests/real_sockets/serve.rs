@@ -492,10 +492,14 @@ pub(crate) fn a_reload_of_the_upstreams_keeps_connections_and_their_counts(binar
     assert_eq!((open(first), open(second), open(third)), (Some(2), None, Some(0)));
     kept.extend((0..2).map(|_| connect()));
     assert_eq!((open(first), open(third)), (Some(2), Some(2)), "the new one has the fewest");
-    kept.iter_mut().for_each(|stream| converse(stream, "b", "b"));
+    for stream in &mut kept {
+        converse(stream, "b", "b");
+    }
 
     process.load(&configuration(&[first]), LOADED);
-    kept.iter_mut().for_each(|stream| converse(stream, "c", "c"));
+    for stream in &mut kept {
+        converse(stream, "c", "c");
+    }
     assert_eq!(open(first), Some(2));
     drop(kept);
     eventually("the counts end with the connections", || open(first) == Some(0));
