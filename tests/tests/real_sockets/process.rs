@@ -188,9 +188,9 @@ impl Server {
     pub(crate) fn limit_files(&self, more: usize) -> Rlimit {
         let folder = format!("/proc/{}/fd", self.child.id());
         let is_free = |number: &u64| !fs::exists(format!("{folder}/{number}")).unwrap();
-        let last = (0..).filter(is_free).nth(more - 1).expect("numbers do not end");
+        let limit = (0..).filter(is_free).nth(more).expect("numbers do not end");
         let maximum = getrlimit(Resource::Nofile).maximum;
-        self.set_file_limit(Rlimit { current: Some(last + 1), maximum })
+        self.set_file_limit(Rlimit { current: Some(limit), maximum })
     }
 
     pub(crate) fn set_file_limit(&self, limit: Rlimit) -> Rlimit {
