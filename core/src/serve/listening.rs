@@ -39,10 +39,13 @@ impl<R: Runtime> Listening<R> {
     /// Adds the listeners of `server`, whose settings are dropped. If this server accepts no more,
     /// they are closed.
     pub fn add(&self, server: Server<R>) {
-        let added = server.listening.take(|_| true);
+        let Server { listening, .. } = server;
+        let added = listening.take(|_| true);
         let waker = self.state.with(|state| {
             if let Some(listeners) = &mut state.listeners {
-                added.into_iter().for_each(|listener| listeners.push(listener));
+                for listener in added {
+                    listeners.push(listener);
+                }
             }
             state.accepting.take()
         });
