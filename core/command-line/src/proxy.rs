@@ -255,8 +255,8 @@ pub(super) fn prepare<R: CommandRuntime>(
     }))
 }
 
-/// Relays clients: within TLS, and with TLS to the upstream, if they are given. Checks the upstreams
-/// until a request to `checks`.
+/// Relays clients: within TLS, and with TLS to the upstream, if they are given. Checks the
+/// upstreams until a request to `checks`.
 fn serve<R: CommandRuntime>(
     starting: &Starting<'_, R>,
     proxy: Proxy,

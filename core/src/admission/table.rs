@@ -209,8 +209,8 @@ impl ConnectionTable {
     /// in the log, and the connection counts under its address.
     ///
     /// # Errors
-    /// The address is denied, or a limit of an address is reached. The table counts the refusal; end
-    /// the connection. Until then the connection counts under its previous address.
+    /// The address is denied, or a limit of an address is reached. The table counts the refusal;
+    /// end the connection. Until then the connection counts under its previous address.
     pub fn identify(&self, connection: &ConnectionEntry, peer: Peer) -> Result<(), Refused> {
         let proxy = self.inner.state.with(|state| {
             let now = state.now;

@@ -160,8 +160,8 @@ impl_reason!(CheckReason {
 });
 
 impl Check {
-    /// A check of a connection that was made `now`, which fails at `until`. If `send` and `expect` are empty, it
-    /// has passed.
+    /// A check of a connection that was made `now`, which fails at `until`. If `send` and `expect`
+    /// are empty, it has passed.
     pub fn new(
         send: impl Into<Bytes>,
         expect: impl Into<Bytes>,

@@ -19,9 +19,9 @@
 //!
 //! # How
 //!
-//! As the benchmark `fanout`, whose page explains it: the measured server is pinned to one core. The
-//! load and all other processes are pinned to another one. All servers run and are connected; they
-//! get the load in turns, and a ratio compares two servers in the same round.
+//! As the benchmark `fanout`, whose page explains it: the measured server is pinned to one core.
+//! The load and all other processes are pinned to another one. All servers run and are connected;
+//! they get the load in turns, and a ratio compares two servers in the same round.
 //!
 //! An edge gets its messages from the load through an ingest on tokio and a `nats-server` with a
 //! stream in memory. The fan-out of the raw source is connected to the load. Both subscribers and

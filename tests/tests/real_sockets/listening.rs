@@ -56,7 +56,7 @@ pub(crate) fn several_addresses_have_one_limit_and_one_set_of_metrics(binary: &s
         let metrics = status::get(&server, "/metrics").1;
         for sample in [
             "wirestate_connections_open{server=\"echo-server\"} 3\n",
-            "wirestate_connections_refused_total{server=\"echo-server\",reason=\"connections\"} 2\n",
+            "refused_total{server=\"echo-server\",reason=\"connections\"} 2\n",
         ] {
             assert!(metrics.contains(sample), "{sample} in {metrics}");
         }

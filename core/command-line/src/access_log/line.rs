@@ -106,7 +106,9 @@ mod tests {
         let peer = Peer::Ip("192.0.2.7:50000".parse().unwrap());
         let admitted = handle.table().admit(peer, start).unwrap();
         admitted.count(1200, 5, start);
-        identity.into_iter().for_each(|identity| admitted.set_identity(identity));
+        if let Some(identity) = identity {
+            admitted.set_identity(identity);
+        }
         admitted.end(&EchoReason::Finished, start + Duration::from_millis(1500));
         let [line] = &lines.lock().unwrap()[..] else { panic!("not one line") };
         String::from_utf8(line.clone()).unwrap()

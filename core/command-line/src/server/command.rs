@@ -13,7 +13,7 @@ pub(crate) enum ServerCommand {
     AppServer(app::ServerFlags),
     FanoutSource(fanout::source::Flags),
     FanoutServer(Box<fanout::server::ServerFlags>),
-    Proxy(proxy::ServerFlags),
+    Proxy(Box<proxy::ServerFlags>),
     /// The listener for the publishers of a fan-out server.
     #[command(skip)]
     FanoutPublishers(Box<fanout::server::ServerFlags>),
@@ -75,7 +75,7 @@ impl ServerCommand {
             Self::FanoutSource(flags) => fanout::source::prepare(runtime, flags),
             Self::FanoutServer(flags) => fanout::server::prepare(*flags, share, name),
             Self::FanoutPublishers(flags) => fanout::publishers::prepare(&flags, share),
-            Self::Proxy(flags) => proxy::prepare(flags, share, name),
+            Self::Proxy(flags) => proxy::prepare(*flags, share, name),
         }
     }
 }

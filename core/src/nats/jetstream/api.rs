@@ -54,8 +54,8 @@ impl ApiRequest {
         Self::new(format_args!("STREAM.INFO.{stream}"), &())
     }
 
-    /// Creates a stream. The reply is a [`StreamInfo`](super::StreamInfo). A stream that exists with
-    /// another configuration is an error ([`ErrorCode::STREAM_NAME_IN_USE`]).
+    /// Creates a stream. The reply is a [`StreamInfo`](super::StreamInfo). A stream that exists
+    /// with another configuration is an error ([`ErrorCode::STREAM_NAME_IN_USE`]).
     pub fn create_stream(config: &StreamConfig) -> Self {
         Self::new(format_args!("STREAM.CREATE.{}", config.name), config)
     }

@@ -94,8 +94,8 @@ impl DueCheck {
         &self.endpoint
     }
 
-    /// Reports that the check could not be made for a local reason, for example a lack of open files.
-    /// It counts neither as passed nor as failed.
+    /// Reports that the check could not be made for a local reason, for example a lack of open
+    /// files. It counts neither as passed nor as failed.
     pub fn postpone(self, config: &CheckConfig, now: Instant) {
         self.upstreams.state.with(|state| {
             if let Some(endpoint) = state.endpoint(self.id) {

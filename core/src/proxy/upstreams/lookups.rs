@@ -83,14 +83,15 @@ impl Upstreams {
         })
     }
 
-    /// A lookup of the upstream with this index, beside those of [`poll_lookup`](Self::poll_lookup).
+    /// A lookup of the upstream with this index, beside those of
+    /// [`poll_lookup`](Self::poll_lookup).
     pub(super) fn lookup(&self, index: usize) -> Lookup {
         let name = self.state.with(|state| state.upstreams[index].address.clone());
         Lookup { upstreams: self.clone(), index, name, is_claim: false }
     }
 
-    /// Whether the upstream with this index has a name with addresses, which was not looked up since
-    /// `since`.
+    /// Whether the upstream with this index has a name with addresses, which was not looked up
+    /// since `since`.
     #[cfg(feature = "std")]
     pub(super) fn is_older_than(&self, index: usize, since: Instant) -> bool {
         self.state.with(|state| {

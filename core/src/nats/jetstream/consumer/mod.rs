@@ -84,8 +84,10 @@ use crate::{
 /// assert!(matches!(consumer.take_event(), Some(ConsumerEvent::Reading { next: 7, .. })));
 ///
 /// // Messages are asked for, and arrive.
-/// assert!(sent(&mut client).starts_with("PUB $JS.API.CONSUMER.MSG.NEXT.orders.c1 _INBOX.S.0.2.s"));
-/// receive(&mut client, "MSG orders.new 2 $JS.ACK.orders.c1.1.7.1.1700000000.0 3\r\nnew\r\n".into());
+/// let pull = "PUB $JS.API.CONSUMER.MSG.NEXT.orders.c1 _INBOX.S.0.2.s";
+/// assert!(sent(&mut client).starts_with(pull));
+/// let message = "MSG orders.new 2 $JS.ACK.orders.c1.1.7.1.1700000000.0 3\r\nnew\r\n";
+/// receive(&mut client, message.into());
 /// handle(&mut client, &mut consumer);
 /// let Some(ConsumerEvent::Message(delivery)) = consumer.take_event() else { panic!() };
 /// assert_eq!((delivery.sequence, delivery.message.payload()), (7, &b"new"[..]));
