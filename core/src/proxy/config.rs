@@ -102,7 +102,7 @@ impl Config {
         with_send_proxy(send_proxy: impl Into<Option<Version>>);
     }
 
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
         check_timeout("idle_timeout", self.idle_timeout)?;
         check_timeout("linger.time", self.linger.time)?;
         check_timeout("drain_quiet", self.drain_quiet)?;

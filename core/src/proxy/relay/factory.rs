@@ -21,7 +21,7 @@ impl RelayFactory {
     /// A timeout in `config` is zero, or [`Config::buffer`] is below
     /// [`MIN_BUFFER`](super::super::MIN_BUFFER) with [`Config::accept_proxy`].
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        config.check()?;
+        config.validate()?;
         Ok(Self::with_valid(config))
     }
 
