@@ -75,9 +75,10 @@ proptest! {
         let mut publisher = Checked::new(Publisher::new(&feed, NOW), 0).with_deadlines();
         let mut player = Player::new(&mut publisher);
         for op in ops {
-            match op {
-                Op::Receive(bytes) => player.play(&Op::Receive(plausible(framing, &bytes))),
-                op => player.play(&op),
+            if let Op::Receive(bytes) = &op {
+                player.play(&Op::Receive(plausible(framing, bytes)));
+            } else {
+                player.play(&op);
             }
             prop_assert!(player.output().is_empty(), "a publisher has output");
         }

@@ -142,7 +142,9 @@ const NODES: [&str; 3] = ["n0:1", "n1:1", "n2:1"];
 
 fn cluster(world: &World, seed: u64) -> (Cluster, Vec<Host>) {
     let hosts = ["n0", "n1", "n2"].map(|name| world.host(name));
-    hosts.iter().for_each(|host| host.set_faults(Faults::harmless(seed)));
+    for host in &hosts {
+        host.set_faults(Faults::harmless(seed));
+    }
     (Cluster::default(), hosts.to_vec())
 }
 
@@ -165,7 +167,7 @@ fn a_session_moves_to_another_node_when_its_own_dies_or_announces_its_end() {
             if round > 0 {
                 assert_ne!(connected[round - 1], connected[round], "the next one");
             }
-            let is_killed = (seed + round as u64) % 2 == 0;
+            let is_killed = (seed + round as u64).is_multiple_of(2);
             if is_killed {
                 handles[node].abort();
             } else {
@@ -185,7 +187,9 @@ fn a_session_moves_to_another_node_when_its_own_dies_or_announces_its_end() {
         shutdown.drain();
         world.run_until(&task).unwrap();
         assert_eq!(log.last(), "closed");
-        handles.iter().for_each(|handle| handle.abort());
+        for handle in &handles {
+            handle.abort();
+        }
         world.run().unwrap();
     });
 }
@@ -338,7 +342,7 @@ async fn wait_until<R: Runtime>(runtime: &R, what: &str, mut found: impl FnMut()
 /// Keeps connected to `address` while `test` runs, then drains.
 fn while_connected<L: Layer>(
     addresses: &[&str],
-    layer: L,
+    layer: &L,
     set_up: impl FnOnce(Dial) -> Dial,
     test: impl AsyncFnOnce(&wirestate_tokio::Tokio, &Log),
 ) {
@@ -348,7 +352,7 @@ fn while_connected<L: Layer>(
         let (log_of_dial, runtime_of_dial) = (log.clone(), runtime.clone());
         let mut connection = Connection::new(Idle);
         let observe = |event: DialEvent<'_>| log_of_dial.observe(event);
-        let dialling = dial.keep_connected(&runtime_of_dial, &layer, &mut connection, observe);
+        let dialling = dial.keep_connected(&runtime_of_dial, layer, &mut connection, observe);
         let testing = async {
             test(&runtime, &log).await;
             shutdown.drain();
@@ -366,7 +370,7 @@ fn a_session_moves_when_its_real_server_is_killed_or_about_to_stop() {
     let first = addresses[0].clone();
     while_connected(
         &[&first],
-        Plain,
+        &Plain,
         |dial| dial,
         async |runtime, log| {
             wait_until(runtime, "connected", || log.connected() == [&*first]).await;
@@ -390,7 +394,7 @@ fn a_session_connects_with_tls_behind_info_or_before_it() {
     let Some(server) = Server::with_config("dial", &files.config("")) else { return };
     while_connected(
         &[&server.address],
-        files.client(),
+        &files.client(),
         |dial| dial,
         async |runtime, log| {
             wait_until(runtime, "connected", || log.connected().len() == 1).await;
@@ -411,7 +415,7 @@ fn a_session_connects_with_tls_behind_info_or_before_it() {
     let config = files.config("handshake_first: true");
     let Some(server) = Server::with_config("first", &config) else { return };
     let set_up = |dial: Dial| dial.with_tls_first(true);
-    while_connected(&[&server.address], files.client(), set_up, async |runtime, log| {
+    while_connected(&[&server.address], &files.client(), set_up, async |runtime, log| {
         wait_until(runtime, "connected", || log.connected().len() == 1).await;
     });
 }

@@ -153,7 +153,7 @@ async fn through<R: Runtime>(runtime: R, address: String) {
 fn messages_go_through_a_stream_in_order_on_tokio() {
     let Some(broker) = Broker::start() else { return };
     crate::real_server::on_tokio(async |runtime| {
-        through(runtime, broker.server.address.clone()).await
+        through(runtime, broker.server.address.clone()).await;
     });
 }
 
