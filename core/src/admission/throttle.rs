@@ -135,7 +135,7 @@ impl Buckets {
         }
     }
 
-    /// Whether no byte has moved for so long that they are as new.
+    /// Whether all buckets are full, as new ones are: no byte has moved for a while.
     pub(super) fn are_full(&self, now: Instant) -> bool {
         let is_full = |bucket: &Bucket| bucket.state.with(|state| state.bucket.is_full(now));
         self.receive.iter().chain(&self.send).all(is_full)
