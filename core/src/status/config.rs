@@ -69,7 +69,7 @@ impl Config {
     }
 
     /// The size of the longest response of a server with `services` services, in bytes: 64 KiB for
-    /// the head and the page, 64 KiB for each service's counts, and 1,536 bytes for each connection
+    /// the head and the page, 64 KiB for each service's counts, and 2 KiB for each connection
     /// that is [`listed`](Self::listed).
     ///
     /// At most [`MAX_PAGES_IN_PROGRESS`](super::MAX_PAGES_IN_PROGRESS) connections hold a response
@@ -113,7 +113,7 @@ const MAX_PAGE_SIZE: usize = 64 * 1024;
 /// The longest counts of one service in any format, in bytes.
 const MAX_COUNTS_SIZE: usize = 64 * 1024;
 /// The longest row for one listed connection in any format, in bytes.
-const MAX_ROW_SIZE: usize = 1536;
+const MAX_ROW_SIZE: usize = 2048;
 
 #[cfg(test)]
 mod tests {
