@@ -34,7 +34,7 @@ pub struct ConsumerConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// With the last messages of the stream, at most this many. 0: with the next one that is
-    /// published.
+    /// published. A stream that does not exist yet is read from its first message on.
     Last(u64),
     /// With this sequence, such as the one behind the last message that was stored elsewhere.
     Sequence(u64),

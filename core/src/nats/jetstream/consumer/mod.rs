@@ -126,6 +126,8 @@ pub struct Consumer {
     stream: EnsureStream,
     /// The sequence of the next message; `None` before the stream was found.
     next: Option<u64>,
+    /// The stream did not exist when it was first looked for.
+    begins_with_first: bool,
     /// When the stream was created.
     created: Option<String>,
     /// Since when the stream ends before `next`.
@@ -199,6 +201,7 @@ impl Consumer {
         Ok(Self {
             stream: EnsureStream::new(stream, false),
             next: None,
+            begins_with_first: false,
             created: None,
             behind_since: None,
             state: State::Disconnected,

@@ -83,7 +83,13 @@ impl Consumer {
                 open.check = Check::Done;
                 return;
             }
-            (Err(error), _) => return self.interrupt(error.into(), now),
+            (Err(error), _) => {
+                // All messages of a stream that does not exist yet are newer than this consumer.
+                if self.next.is_none() && error.is_not_found() {
+                    self.begins_with_first = true;
+                }
+                return self.interrupt(error.into(), now);
+            }
         };
         match &self.state {
             State::Finding { .. } => self.begin(info),
@@ -101,6 +107,7 @@ impl Consumer {
         let state = info.state;
         self.next = Some(match self.config.start {
             Start::Sequence(sequence) => sequence.max(1),
+            Start::Last(_) if self.begins_with_first => state.first_sequence.max(1),
             Start::Last(count) => {
                 let last = state.last_sequence.saturating_add(1).saturating_sub(count);
                 last.max(state.first_sequence).max(1)
