@@ -21,7 +21,7 @@ use crate::{
 /// a pause costs one wake for each publisher, however many there are.
 #[derive(Debug, Default)]
 pub(super) struct PublishQueue {
-    /// In ascending order of tickets. The waker of the first one is that of the pause.
+    /// In ascending order of tickets. The end of a pause wakes the first one.
     waiting: VecDeque<(Ticket, Option<Waker>)>,
     last: Ticket,
     block: BytesMut,
