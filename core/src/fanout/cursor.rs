@@ -153,7 +153,7 @@ impl Cursor {
             }
             let is_waiting = entry.is_waiting();
             if let Some(pause) = &mut state.pause
-                && self.undelivered >= pause.target
+                && !entry.is_behind(pause.target)
                 && mem::take(&mut entry.pauses_upstream)
             {
                 upstream = pause.remove_cause();

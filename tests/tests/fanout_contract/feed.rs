@@ -359,6 +359,25 @@ fn a_blocking_feed_pauses_the_upstream_without_limit() {
     assert_eq!(capacity(&feed, at(1_000_000)), Capacity::Available);
 }
 
+/// The messages after its end are never sent, so the upstream is not paused for them.
+#[test]
+fn a_subscription_that_has_ended_pauses_the_upstream_only_up_to_its_end() {
+    let feed = Feed::new(config(LagPolicy::Block)).unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut ended = Subscriber::new(&feed, at(0));
+    publish(&feed, "one.", at(0));
+    poll_shared(&mut ended, at(0));
+    ended.handle(at(0), Event::Eof);
+    publish(&feed, "two.", at(0));
+    let cx = &mut Context::from_waker(&waker);
+    let large = feed.poll_capacity(at(0), 100, cx);
+    assert_eq!(large, Capacity::Paused { until: None }, "`one.` and `two.` would be displaced");
+    assert_eq!(sent(&mut ended, at(0)), "one.");
+    assert!(woken.0.load(Relaxed), "the waker was not woken although there is capacity");
+    assert_eq!(capacity(&feed, at(0)), Capacity::Available);
+}
+
 /// Otherwise a laggard would stay at the start of the window if the source is fast.
 #[test]
 fn once_half_of_the_budget_is_used_up_a_pause_lasts_until_half_of_the_window_is_read() {
