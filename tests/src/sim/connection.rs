@@ -315,8 +315,8 @@ impl Network {
             return self.block(id, Direction::Read, cx);
         }
         let available = end.inbox.len().min(buf.len());
-        let is_short = end.dice.strikes(short);
-        let n = if is_short { end.dice.up_to(available) } else { available };
+        let is_short = end.dice.strikes("short_read", short);
+        let n = if is_short { end.dice.up_to("short_read_len", available) } else { available };
         for (to, byte) in buf.iter_mut().zip(end.inbox.drain(..n)) {
             *to = byte;
         }
@@ -360,14 +360,14 @@ impl Network {
             return self.block(id, Direction::Write, cx);
         }
         let end = self.end(id);
-        if end.dice.strikes(zero) {
+        if end.dice.strikes("zero_write", zero) {
             self.trace(id, TraceEvent::Fault("zero_write"));
             return Poll::Ready(Ok(0));
         }
         let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
         let fits = offered.min(space);
-        let is_short = end.dice.strikes(short);
-        let n = if is_short { end.dice.up_to(fits) } else { fits };
+        let is_short = end.dice.strikes("short_write", short);
+        let n = if is_short { end.dice.up_to("short_write_len", fits) } else { fits };
         let data: Vec<u8> = bufs.iter().copied().flatten().copied().take(n).collect();
         end.output.ready = space > n;
         end.record.sent.extend_from_slice(&data);
@@ -423,9 +423,9 @@ impl Network {
         let (chance, buffer) = (self.faults(id).send_buffer_grows, self.settings.buffer);
         let now = self.now;
         let end = self.end(id);
-        if end.may_grow_at <= now && end.dice.strikes(chance) {
+        if end.may_grow_at <= now && end.dice.strikes("send_buffer_grows", chance) {
             end.may_grow_at = now + GROWTH_INTERVAL;
-            end.send_buffer_growth += end.dice.up_to(buffer.div_ceil(8));
+            end.send_buffer_growth += end.dice.up_to("send_buffer_growth", buffer.div_ceil(8));
             self.trace(id, TraceEvent::Fault("send_buffer_grows"));
         }
     }
@@ -434,7 +434,7 @@ impl Network {
         let chance = self.faults(id).no_splice;
         let end = self.end(id);
         // The kernel refuses only if it is called, and the driver calls it only on a ready socket.
-        let refuses = end.input.ready && end.dice.strikes(chance);
+        let refuses = end.input.ready && end.dice.strikes("no_splice", chance);
         if refuses {
             self.trace(id, TraceEvent::Fault("no_splice"));
         }
@@ -509,7 +509,7 @@ impl Network {
             end.in_flight_bytes += data.len();
         }
         end.in_flight.push_back(segment);
-        let jitter = end.dice.between(&(Duration::ZERO..=latency));
+        let jitter = end.dice.between("jitter", &(Duration::ZERO..=latency));
         self.after(delay + latency + jitter, Event::Arrive(to));
     }
 
@@ -541,18 +541,18 @@ impl Network {
         }
         let faults = self.faults(id).clone();
         let dice = &mut self.end(id).dice;
-        if dice.strikes(faults.would_block) {
-            let delay = dice.between(&faults.delay);
+        if dice.strikes("would_block", faults.would_block) {
+            let delay = dice.between("would_block_delay", &faults.delay);
             self.trace(id, TraceEvent::Fault("would_block"));
             self.after(delay, Event::Report(id, direction));
             return Some(self.block(id, direction, cx));
         }
-        if dice.strikes(faults.interrupted) {
+        if dice.strikes("interrupted", faults.interrupted) {
             self.trace(id, TraceEvent::Fault("interrupted"));
             return Some(Poll::Ready(Err(IoError::Interrupted)));
         }
-        if dice.strikes(faults.stall) {
-            let until = dice.between(&faults.delay);
+        if dice.strikes("stall", faults.stall) {
+            let until = dice.between("stall_delay", &faults.delay);
             let until = self.now + until;
             let receiver = if direction == Direction::Read { id } else { id.other() };
             let receiver = self.end(receiver);
@@ -560,7 +560,9 @@ impl Network {
             self.trace(id, TraceEvent::Fault("stall"));
         }
         let dice = &mut self.end(id).dice;
-        let error = match (dice.strikes(faults.reset), dice.strikes(faults.timed_out)) {
+        let broken =
+            [dice.strikes("reset", faults.reset), dice.strikes("timed_out", faults.timed_out)];
+        let error = match broken.into() {
             (true, _) => ConnectionError::Reset,
             (false, true) => ConnectionError::TimedOut,
             (false, false) => return None,
@@ -581,8 +583,8 @@ impl Network {
         let readiness = end.readiness(direction);
         readiness.ready = false;
         readiness.waker = Some(cx.waker().clone());
-        if end.dice.strikes(faults.spurious_wake) {
-            let delay = end.dice.between(&faults.delay);
+        if end.dice.strikes("spurious_wake", faults.spurious_wake) {
+            let delay = end.dice.between("spurious_wake_delay", &faults.delay);
             let wake = Event::Wake(end.host, cx.waker().clone());
             self.after(delay, wake);
         }

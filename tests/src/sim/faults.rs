@@ -122,18 +122,25 @@ impl Dice {
         Self { rng: XorShiftRng::seed_from_u64(seed) }
     }
 
-    /// Returns true with a chance of `chance` thousandths. A chance of 0 draws no number, so that
-    /// leaving a fault out of a plan does not change the others.
-    pub(super) fn strikes(&mut self, chance: u16) -> bool {
+    /// Decides whether something with a chance of `chance` thousandths happens. A chance of 0 draws
+    /// no number, so that leaving a fault out of a plan does not change the others.
+    ///
+    /// This and all other decisions have a name, which is unique in this file's callers.
+    pub(super) fn strikes(&mut self, _name: &'static str, chance: u16) -> bool {
         chance > 0 && self.rng.random_ratio(u32::from(chance.min(1000)), 1000)
     }
 
-    pub(super) fn between(&mut self, range: &RangeInclusive<Duration>) -> Duration {
+    /// Decides on a duration.
+    pub(super) fn between(
+        &mut self,
+        _name: &'static str,
+        range: &RangeInclusive<Duration>,
+    ) -> Duration {
         self.rng.random_range(range.clone())
     }
 
-    /// A number from 1 to `max`, which must not be 0.
-    pub(super) fn up_to(&mut self, max: usize) -> usize {
+    /// Decides on a number from 1 to `max`, which must not be 0.
+    pub(super) fn up_to(&mut self, _name: &'static str, max: usize) -> usize {
         self.rng.random_range(1..=max)
     }
 }

@@ -289,7 +289,7 @@ impl runtime::Listener for Listener {
                 network.listeners.get_mut(&self.address).expect("the backlog was found above");
             backlog.waiting.pop_front();
             let end = EndId { connection, side: Side::Server };
-            if backlog.dice.strikes(aborted) {
+            if backlog.dice.strikes("accept_aborted", aborted) {
                 network.trace(end, TraceEvent::Fault("accept_aborted"));
                 network.reset(end);
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));

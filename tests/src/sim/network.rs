@@ -276,7 +276,7 @@ impl Network {
         let number = self.hosts[host].dials;
         self.hosts[host].dials += 1;
         let mut dice = self.dice((&self.hosts[host].name, number));
-        let latency = dice.between(&self.settings.latency);
+        let latency = dice.between("latency", &self.settings.latency);
         let id = self.dialled;
         self.dialled += 1;
         let (outcome, waker) = (None, None);

@@ -352,7 +352,8 @@ impl World {
                 self.check_wake_ups(next, alarm == Some(next))?;
             }
             // If both are due at the same time, either may come first.
-            let alarms_first = event != alarm || self.inner.order.with(|order| order.strikes(500));
+            let alarms_first =
+                event != alarm || self.inner.order.with(|order| order.strikes("alarms_first", 500));
             self.network(|network| {
                 if alarm == Some(next) && alarms_first {
                     network.fire_alarms(next);
@@ -367,7 +368,7 @@ impl World {
     /// Polls one of the woken tasks. False if there is none.
     fn step(&self) -> Result<bool, Halted> {
         let (at, stopped) = self.network(|network| (network.now, network.stopped.clone()));
-        let choose = |count| self.inner.order.with(|order| order.up_to(count)) - 1;
+        let choose = |count| self.inner.order.with(|order| order.up_to("task", count)) - 1;
         let Some(task) = self.inner.executor.choose(&stopped, choose) else { return Ok(false) };
         let polls = self.inner.counts.with(|counts| {
             counts.polls += 1;
