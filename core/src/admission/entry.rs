@@ -4,7 +4,7 @@ use alloc::string::String;
 use core::{
     mem,
     net::IpAddr,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
     task::{Context, Waker},
     time::Duration,
 };
@@ -32,7 +32,7 @@ pub struct ConnectionEntry {
     last_activity: AtomicU64,
     command: AtomicU8,
     /// The size of the PROXY header that the received bytes begin with.
-    header_bytes: AtomicUsize,
+    header_bytes: AtomicU32,
     /// Whether the connection counts under its peer's address.
     counts_under_address: AtomicBool,
     /// The limits of its bytes, if there are any.
@@ -87,7 +87,7 @@ impl ConnectionEntry {
             bytes_sent: AtomicU64::new(0),
             last_activity: AtomicU64::new(now.nanos()),
             command: AtomicU8::new(Command::None as u8),
-            header_bytes: AtomicUsize::new(0),
+            header_bytes: AtomicU32::new(0),
             counts_under_address: AtomicBool::new(counts_under_address),
             throttle,
             state: Lock::new(State {
@@ -199,7 +199,7 @@ impl ConnectionEntry {
 
     /// Records that the first `bytes` bytes received are a PROXY header.
     pub fn set_header(&self, bytes: usize) {
-        self.header_bytes.store(bytes, Relaxed);
+        self.header_bytes.store(u32::try_from(bytes).unwrap_or(u32::MAX), Relaxed);
     }
 
     /// Publishes the machine's status before the driver sleeps, and registers the waker of `cx`,
@@ -218,7 +218,8 @@ impl ConnectionEntry {
 
     /// Whether no byte was received or sent, except for a PROXY header.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.bytes_sent() == 0 && self.bytes_received() == self.header_bytes.load(Relaxed) as u64
+        self.bytes_sent() == 0
+            && self.bytes_received() == u64::from(self.header_bytes.load(Relaxed))
     }
 
     /// The limits of its bytes, if there are any.

@@ -200,7 +200,7 @@ pub(crate) struct Seated<'a, M, S> {
 impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
     type Reason = M::Reason;
 
-    fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
+    fn turn(&mut self, _: Option<&Admitted>, now: Instant, cx: &mut Context<'_>) -> Turn {
         let mut direct = Direct { machine: &mut *self.machine, socket: &mut *self.socket };
         turn(&mut direct, self.readiness, now, cx)
     }

@@ -14,8 +14,8 @@ use crate::{
 pub(crate) trait Driven {
     type Reason: Reason;
 
-    /// Takes one turn.
-    fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn;
+    /// Takes one turn. `admitted` is its entry in the table of connections.
+    fn turn(&mut self, admitted: Option<&Admitted>, now: Instant, cx: &mut Context<'_>) -> Turn;
 
     /// After [`Turn::Moved`]: whether another turn would find nothing to do.
     fn is_quiescent(&self) -> bool {
@@ -246,7 +246,7 @@ impl Session {
             if let Some(value) = wanted(driven, now) {
                 return Ok(value);
             }
-            match driven.turn(now, cx) {
+            match driven.turn(self.admitted.as_ref(), now, cx) {
                 Turn::Done => {
                     // One turn may have brought both the wanted value and the end.
                     let last = wanted(driven, now);

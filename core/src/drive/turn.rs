@@ -27,10 +27,16 @@ pub(crate) struct Readiness {
     eof: bool,
     /// Whether a FIN or an RST was sent.
     output: Output,
-    /// Boxed, since most connections never need it.
-    flush: Option<Box<Flush>>,
+    /// Boxed, since most connections never need them.
+    limits: Option<Box<Limits>>,
+}
+
+/// Limits beside those of the machine.
+#[derive(Debug, Default)]
+struct Limits {
+    flush: Flush,
     /// The limits of the connection's bytes, if there are any.
-    throttling: Option<Box<Throttling>>,
+    throttling: Option<Throttling>,
 }
 
 /// The flush timeout of a sink whose machine has ended.
@@ -71,17 +77,25 @@ enum Output {
 impl Readiness {
     /// Sets the flush timeout: see [`Seat::flush_timeout`](super::Seat::flush_timeout).
     pub(crate) fn set_flush_timeout(&mut self, flush_timeout: Option<Duration>) {
-        self.flush.get_or_insert_default().timeout = flush_timeout;
+        self.limits.get_or_insert_default().flush.timeout = flush_timeout;
     }
 
     /// Sets the limits of the connection's bytes.
     pub(crate) fn set_throttle(&mut self, throttle: &Shared<Throttle>) {
-        self.throttling = Some(Box::new(Throttling::new(throttle.clone())));
+        self.limits.get_or_insert_default().throttling = Some(Throttling::new(throttle.clone()));
+    }
+
+    fn throttling(&self) -> Option<&Throttling> {
+        self.limits.as_ref()?.throttling.as_ref()
+    }
+
+    fn throttling_mut(&mut self) -> Option<&mut Throttling> {
+        self.limits.as_mut()?.throttling.as_mut()
     }
 
     /// The most bytes that may move in this turn; `None` if none may.
     fn allowance(&mut self, direction: Direction, now: Instant) -> Option<usize> {
-        match &mut self.throttling {
+        match self.throttling_mut() {
             None => Some(usize::MAX),
             Some(throttling) => throttling.allowance(direction, now),
         }
@@ -89,21 +103,21 @@ impl Readiness {
 
     /// Records that `bytes` have moved.
     fn charge(&self, direction: Direction, bytes: usize, now: Instant) {
-        if let Some(throttling) = &self.throttling {
+        if let Some(throttling) = self.throttling() {
             throttling.charge(direction, bytes, now);
         }
     }
 
     /// Forgets what the last turn has held back.
     pub(crate) fn begin_turn(&mut self) {
-        if let Some(throttling) = &mut self.throttling {
+        if let Some(throttling) = self.throttling_mut() {
             throttling.begin_turn();
         }
     }
 
     /// The deadline of a machine whose own one is `deadline`, and of the bytes that are held back.
     pub(crate) fn throttled(&self, deadline: Option<Instant>) -> Option<Instant> {
-        match &self.throttling {
+        match self.throttling() {
             None => deadline,
             Some(throttling) => throttling.deadline(deadline),
         }
@@ -133,7 +147,7 @@ impl Readiness {
 
     /// Whether no read is due: the last one would have blocked, or input is held back.
     pub(crate) fn is_read_blocked(&self) -> bool {
-        self.blocked.read || self.throttling.as_ref().is_some_and(|it| it.holds_input())
+        self.blocked.read || self.throttling().is_some_and(Throttling::holds_input)
     }
 
     /// The deadline of `machine`, or, once it has ended, the deadline of the flush. (Before, bytes
@@ -148,7 +162,7 @@ impl Readiness {
     /// When the sink of an ended machine must have made progress. `None`: it holds nothing, or
     /// there is no timeout.
     pub(crate) fn flush_deadline(&self) -> Option<Instant> {
-        self.flush.as_ref()?.deadline
+        self.limits.as_ref()?.flush.deadline
     }
 
     /// Handles a passed deadline of the flush, and returns the number of unacknowledged bytes for
@@ -165,7 +179,7 @@ impl Readiness {
             }
             return 0;
         }
-        let is_excused = self.throttling.as_mut().is_some_and(|it| it.take_excuse());
+        let is_excused = self.throttling_mut().is_some_and(Throttling::take_excuse);
         if is_excused { 0 } else { socket.unacknowledged() }
     }
 
@@ -430,7 +444,7 @@ fn end(
         readiness.reset(transfer.socket());
     } else if readiness.blocked.flush && readiness.output != Output::Reset {
         let held = transfer.socket().held();
-        let flush = readiness.flush.get_or_insert_default();
+        let flush = &mut readiness.limits.get_or_insert_default().flush;
         if held < flush.held {
             flush.held = held;
             flush.deadline = flush.timeout.map(|limit| now + limit);
@@ -451,7 +465,7 @@ fn write(
         return None;
     }
     let max = readiness.allowance(Direction::Write, now)?;
-    if let Some(throttling) = &mut readiness.throttling {
+    if let Some(throttling) = readiness.throttling_mut() {
         throttling.before_write(transfer.socket());
     }
     // A write of 0 bytes must not be repeated: that would spin.

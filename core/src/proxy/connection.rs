@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     ConnectionError, Event, Instant, Machine, Status,
-    admission::{Admitted, ConnectionEntry, ConnectionTable, Peer},
+    admission::{Admitted, Peer, UpstreamConnection},
     drive::{
         Clock, Ended, Readiness, Sink, Source, Transfer, Turn, deliver, flush,
         seat::Seated,
@@ -34,7 +34,6 @@ use crate::{
     proxy_protocol::{self, Header, HeaderReader, identify},
     quantity::Seconds,
     runtime::Runtime,
-    shared::Shared,
 };
 
 /// Dials an upstream for a client, and relays between them until both sides have ended.
@@ -120,7 +119,6 @@ impl<R: Runtime> ProxiedConnection<R> {
     /// second from there. The limits apply to the client's side; the upstream's follows by
     /// backpressure.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
-        self.relaying.entry = Some((admitted.table().clone(), admitted.entry()));
         if let Some(throttle) = admitted.throttle() {
             self.relaying.client.readiness.set_throttle(throttle);
             // A pipe is drained as a whole.
@@ -181,8 +179,6 @@ struct Relaying<R: Runtime> {
     loops: Option<LoopDetector>,
     client: Connected<R::Socket>,
     upstream: Upstream<R>,
-    /// Where the upstream is recorded.
-    entry: Option<(ConnectionTable, Shared<ConnectionEntry>)>,
     directions: Directions<R::Socket>,
     /// Set while a forwarded reset waits until the output before it is acknowledged.
     reset_wait: Option<ResetWait>,
@@ -320,7 +316,6 @@ impl<R: Runtime> Relaying<R> {
             loops,
             client: Connected::new(client),
             upstream: Upstream::Absent,
-            entry: None,
             directions: Directions::new(pipes),
             reset_wait: None,
             is_local: false,
@@ -377,7 +372,7 @@ impl<R: Runtime> Relaying<R> {
         }
     }
 
-    fn dial(&mut self, cx: &mut Context<'_>, now: Instant) {
+    fn dial(&mut self, admitted: Option<&Admitted>, now: Instant, cx: &mut Context<'_>) {
         let Upstream::Dialling(dial) = &mut self.upstream else { return };
         if !self.relay.is_open(Side::Upstream) {
             // The client is lost, or a shutdown was requested: cancels the attempt.
@@ -388,7 +383,9 @@ impl<R: Runtime> Relaying<R> {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, dialler))) => {
                 self.relay.handle_connected(now, dialler.has_another());
-                self.record_upstream(&dialler);
+                if let (Some(admitted), Some(upstream)) = (admitted, dialler.upstream()) {
+                    record_upstream(upstream, admitted);
+                }
                 self.upstream = Upstream::Connected(Connected::new(socket), Some(dialler));
             }
             Poll::Ready(Err(error)) => {
@@ -396,22 +393,6 @@ impl<R: Runtime> Relaying<R> {
                 self.relay.refuse(ProxyReason::NoUpstream(error), now);
             }
         }
-    }
-
-    /// Records the upstream in the table of connections and in the log.
-    fn record_upstream(&self, dialler: &Dialler<R>) {
-        let (Some((table, entry)), Some(upstream)) = (&self.entry, dialler.upstream()) else {
-            return;
-        };
-        debug!(
-            id = entry.id(),
-            upstream = &**upstream.endpoint.upstream(),
-            upstream_address = &**upstream.endpoint.address(),
-            connect_seconds = Seconds(upstream.connect_time).to_field(),
-            server = table.name(),
-            "connected to the upstream"
-        );
-        entry.set_upstream(upstream);
     }
 
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
@@ -472,8 +453,8 @@ impl<R: Runtime> Driven for Relaying<R> {
     type Reason = ProxyReason;
 
     /// Runs a turn of each side. The byte counts that it returns are those of the client's side.
-    fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
-        self.dial(cx, now);
+    fn turn(&mut self, admitted: Option<&Admitted>, now: Instant, cx: &mut Context<'_>) -> Turn {
+        self.dial(admitted, now, cx);
         let client = self.turn_client(cx, now);
         // The upstream's turn is the last one: if it moved bytes, the client's interest may have
         // changed.
@@ -584,6 +565,19 @@ impl<R: Runtime> Driven for Relaying<R> {
             Some(_) | None => self.client.readiness.peer_has_left() && !self.upstream_closed_first,
         }
     }
+}
+
+/// Records the upstream in the table of connections and in the log.
+fn record_upstream(upstream: UpstreamConnection, admitted: &Admitted) {
+    debug!(
+        id = admitted.id(),
+        upstream = &**upstream.endpoint.upstream(),
+        upstream_address = &**upstream.endpoint.address(),
+        connect_seconds = Seconds(upstream.connect_time).to_field(),
+        server = admitted.table().name(),
+        "connected to the upstream"
+    );
+    admitted.set_upstream(upstream);
 }
 
 /// Runs one turn of a side. It only flushes if `is_waiting`: a reset waits for the output before

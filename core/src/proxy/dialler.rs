@@ -25,8 +25,8 @@ pub(super) struct Dialler<R> {
     config: Shared<Config>,
     /// The remaining part of [`Config::connect_timeout`].
     remaining: Option<Duration>,
-    /// How long the last dial took.
-    connect_time: Duration,
+    /// When the last dial began.
+    began: Instant,
     loops: Option<LoopDetector>,
     /// The entry of the connection to the upstream in `loops`.
     tracked: Option<Box<TrackedConnection>>,
@@ -40,14 +40,15 @@ impl<R> Dialler<R> {
     pub(super) fn new(runtime: R, proxy: &Proxy, loops: Option<LoopDetector>) -> Self {
         let config = proxy.relays().shared_config();
         let (selection, remaining) = (proxy.upstreams().select(), config.connect_timeout);
-        let connect_time = Duration::ZERO;
-        Self { runtime, selection, config, remaining, connect_time, loops, tracked: None }
+        let began = Instant::EPOCH;
+        Self { runtime, selection, config, remaining, began, loops, tracked: None }
     }
 
     /// The upstream that is connected to.
     pub(super) fn upstream(&self) -> Option<UpstreamConnection> {
-        let endpoint = self.selection.endpoint()?.clone();
-        Some(UpstreamConnection { endpoint, connect_time: self.connect_time })
+        let (endpoint, since) = self.selection.connected()?;
+        let connect_time = since.since(self.began);
+        Some(UpstreamConnection { endpoint: endpoint.clone(), connect_time })
     }
 
     /// Whether another upstream can be tried, and there is time for it.
@@ -63,6 +64,7 @@ impl<R: Runtime> Dialler<R> {
         self.tracked = None;
         let mut clock = self.runtime.clock();
         let began = clock.now();
+        self.began = began;
         let deadline = self.remaining.map(|remaining| began + remaining);
         let has_elapsed = |now| deadline.is_some_and(|deadline| now >= deadline);
         self.selection.upstreams().look_up_again(&self.runtime, &self.config, began);
@@ -103,7 +105,6 @@ impl<R: Runtime> Dialler<R> {
                     self.tracked = tracked;
                     self.selection.handle_connected(now);
                     self.remaining = deadline.map(|deadline| deadline.since(now));
-                    self.connect_time = now.since(began);
                     return Ok((socket, self));
                 }
                 Err(error) if is_exhausted(&error) => {

@@ -142,6 +142,20 @@ fn each_address_of_a_name_is_checked() {
     scene.end();
 }
 
+/// With checks, a name that cannot be looked up is a failure that no client has to find.
+#[test]
+fn a_name_that_is_not_found_is_down_until_it_is() {
+    let scene = checking(7, &["later"], check());
+    scene.run_for(seconds(3));
+    assert_eq!((up(&scene), failures(&scene)), (vec![false], 0), "a lookup is no check");
+    assert!(scene.counters()[0].lookup_failures >= 2);
+    scene.echo("a");
+    scene.world.set_name("later", &["a"]);
+    scene.run_for(seconds(3));
+    assert_eq!(up(&scene), [true]);
+    scene.end();
+}
+
 #[test]
 fn if_all_checks_fail_the_upstreams_are_tried_all_the_same() {
     let check = check().with_expect(Bytes::from_static(b"never")).with_fall(number(1));

@@ -107,7 +107,8 @@ impl DueCheck {
     /// Reports the result. [`CheckConfig::fall`] failures in a row mark the endpoint as down, and
     /// [`CheckConfig::rise`] successes as up, which restarts its back-off as well.
     pub fn finish(self, result: Result<(), String>, config: &CheckConfig, now: Instant) {
-        let server = self.upstreams.server.as_deref();
+        let server = self.upstreams.server();
+        let server = server.as_deref();
         let (upstream, address) = (self.endpoint.upstream(), self.endpoint.resolved());
         let has_changed = self.upstreams.state.with(|state| {
             state.upstreams[self.id.upstream].check_failures += u64::from(result.is_err());

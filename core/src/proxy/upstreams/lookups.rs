@@ -117,10 +117,12 @@ impl Lookup {
         now: Instant,
     ) {
         let Self { upstreams, index, name: upstream, .. } = &self;
-        let server = upstreams.server.as_deref();
+        let server = upstreams.server();
+        let server = server.as_deref();
         let no_address = || Err(NO_ADDRESS.into());
         let found = found.and_then(|found| if found.is_empty() { no_address() } else { Ok(found) });
         let (is_first, was_failing, changed) = upstreams.state.with(|state| {
+            let was_down = state.listed(*index).any(|endpoint| endpoint.is_down_logged);
             let changed = found.as_ref().ok().map(|found| state.set_addresses(*index, found));
             let Some(name) = &mut state.upstreams[*index].name else { return (true, false, None) };
             let is_first = name.looked_up.replace(now).is_none();
@@ -132,9 +134,16 @@ impl Lookup {
                 (name.looked_up, name.is_failing) = (None, false);
                 name.due = now + MIN_INTERVAL;
             }
-            (is_first, was_failing, changed)
+            (is_first, was_failing || is_first && was_down, changed)
         });
         match found {
+            // A health check, and not the attempt of a connection, which reports its failure.
+            Err(error) if is_first && self.is_claim => {
+                let id = upstreams.state.with(|state| state.listed(*index).next().map(|it| it.id));
+                if let Some(id) = id {
+                    upstreams.mark_failed(id, true, false, &error, now);
+                }
+            }
             Err(error) if is_first || was_failing => {
                 debug!(%upstream, server, "the name cannot be looked up: {error}");
             }
@@ -145,14 +154,17 @@ impl Lookup {
             Ok(_) => {
                 let changed = changed.filter(|changed| !changed.is_empty());
                 match changed {
-                    Some(addresses) if is_first => {
+                    Some(addresses) if is_first && !was_failing => {
                         debug!(%upstream, addresses, server, "name looked up");
+                    }
+                    changed if was_failing => {
+                        info!(
+                            %upstream, addresses = changed, server,
+                            "the name can be looked up again"
+                        );
                     }
                     Some(addresses) => {
                         info!(%upstream, addresses, server, "the name has other addresses");
-                    }
-                    None if was_failing => {
-                        info!(%upstream, server, "the name can be looked up again");
                     }
                     None => {}
                 }

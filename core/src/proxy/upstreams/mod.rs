@@ -75,7 +75,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Upstreams {
     state: Shared<Lock<State>>,
-    server: Option<Shared<str>>,
 }
 
 /// How connections are distributed over the upstreams that are up.
@@ -135,7 +134,7 @@ impl Upstreams {
         seed: u64,
     ) -> Self {
         let state = Shared::new(Lock::new(State::new(balance, seed)));
-        Self { state, server: None }.with(addresses, false)
+        Self { state }.with(addresses, false)
     }
 
     /// Adds upstreams that are used only while no other one is available.
@@ -157,7 +156,8 @@ impl Upstreams {
 
     /// Sets the name of the proxy, the field `server` of the log lines. Default: none.
     pub fn with_server(self, server: Option<Shared<str>>) -> Self {
-        Self { server, ..self }
+        self.state.with(|state| state.server = server);
+        self
     }
 
     /// Counts the open connections of `table`, which the proxy had to upstreams of the same
@@ -219,6 +219,11 @@ impl Upstreams {
             .with(|state| state.upstreams.iter().map(|upstream| upstream.address.clone()).collect())
     }
 
+    /// The field `server` of the log lines.
+    fn server(&self) -> Option<Shared<str>> {
+        self.state.with(|state| state.server.clone())
+    }
+
     /// Marks an endpoint as up, and restarts its back-off.
     fn mark_up(&self, id: EndpointId) {
         let marked = self.state.with(|state| {
@@ -229,8 +234,8 @@ impl Upstreams {
             was_down.then(|| (endpoint.endpoint.clone(), endpoint.is_down_logged))
         });
         let Some((endpoint, is_logged)) = marked else { return };
-        let (upstream, address, server) =
-            (endpoint.upstream(), endpoint.resolved(), self.server.as_deref());
+        let (upstream, address, server) = (endpoint.upstream(), endpoint.resolved(), self.server());
+        let server = server.as_deref();
         if is_logged {
             info!(%upstream, address, server, "upstream up again");
         } else {
@@ -276,8 +281,8 @@ impl Upstreams {
             Some((endpoint, has_others, down.flatten()))
         });
         let Some((endpoint, has_others, down)) = marked else { return };
-        let (upstream, address, server) =
-            (endpoint.upstream(), endpoint.resolved(), self.server.as_deref());
+        let (upstream, address, server) = (endpoint.upstream(), endpoint.resolved(), self.server());
+        let server = server.as_deref();
         match down {
             Some((wait, LogDecision::Log { suppressed })) if has_others => {
                 warn!(
@@ -310,7 +315,8 @@ impl Upstreams {
             });
             (address, is_new)
         });
-        let server = self.server.as_deref();
+        let server = self.server();
+        let server = server.as_deref();
         if is_new {
             warn!(%upstream, server, "upstream down, not tried for {}: {IS_SELF}", Time(PROBATION));
         }

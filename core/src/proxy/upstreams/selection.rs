@@ -22,18 +22,23 @@ pub struct Selection {
     current: Option<Current>,
 }
 
-/// The upstream that is being tried or is connected to.
+/// The endpoint that is being tried or is connected to. It has the fields of [`Chosen`], because
+/// there is one for each connection, and a nested struct would be padded.
 #[derive(Debug)]
 struct Current {
-    chosen: Chosen,
+    id: EndpointId,
+    endpoint: Shared<Endpoint>,
+    is_name: bool,
+    is_probe: bool,
     progress: Progress,
+    /// When it was connected to.
+    since: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Progress {
     Connecting,
     Connected {
-        since: Instant,
         /// The upstream has sent a byte.
         has_received: bool,
         /// The upstream was sent a byte of the client's.
@@ -58,8 +63,9 @@ impl Selection {
         self.skip_self(now);
         let is_untried = |id| !self.has_failed(id);
         let chosen = self.upstreams.state.with(|state| state.choose(now, is_untried))?;
-        let address = chosen.endpoint.address().clone();
-        self.current = Some(Current { chosen, progress: Progress::Connecting });
+        let Chosen { id, endpoint, is_name, is_probe } = chosen;
+        let (address, progress) = (endpoint.address().clone(), Progress::Connecting);
+        self.current = Some(Current { id, endpoint, is_name, is_probe, progress, since: now });
         Some(address)
     }
 
@@ -70,13 +76,19 @@ impl Selection {
 
     /// The endpoint that is being tried or is connected to.
     pub fn endpoint(&self) -> Option<&Shared<Endpoint>> {
-        self.current.as_ref().map(|current| &current.chosen.endpoint)
+        self.current.as_ref().map(|current| &current.endpoint)
+    }
+
+    /// The endpoint that is connected to, and since when.
+    #[cfg(feature = "std")]
+    pub(in super::super) fn connected(&self) -> Option<(&Shared<Endpoint>, Instant)> {
+        self.current.as_ref().map(|current| (&current.endpoint, current.since))
     }
 
     /// The lookup of the upstream that is being tried, if its address is a name that was never
     /// looked up. After [`Lookup::finish`], call [`next_address`](Self::next_address) again.
     pub fn lookup(&self) -> Option<Lookup> {
-        let Chosen { id, is_name, .. } = self.current.as_ref()?.chosen;
+        let Current { id, is_name, .. } = self.current.as_ref()?;
         is_name.then(|| self.upstreams.lookup(id.upstream))
     }
 
@@ -94,7 +106,7 @@ impl Selection {
 
     /// The number of endpoints that were not tried yet, without the current one.
     pub fn remaining(&self) -> usize {
-        let current = self.current.as_ref().map(|current| current.chosen.id);
+        let current = self.current.as_ref().map(|current| current.id);
         let is_untried = |id| current != Some(id) && !self.has_failed(id);
         self.upstreams.state.with(|state| state.all_listed().filter(|it| is_untried(it.id)).count())
     }
@@ -102,9 +114,9 @@ impl Selection {
     /// Records that the attempt succeeded.
     pub fn handle_connected(&mut self, now: Instant) {
         if let Some(current) = &mut self.current {
-            current.progress =
-                Progress::Connected { since: now, has_received: false, has_sent: false };
-            let id = current.chosen.id;
+            current.progress = Progress::Connected { has_received: false, has_sent: false };
+            current.since = now;
+            let id = current.id;
             self.upstreams.state.with(|state| {
                 state.upstreams[id.upstream].connects += 1;
                 // Whether it is still the proxy itself is detected again, unless the accepting end
@@ -119,13 +131,13 @@ impl Selection {
     /// Records that `received` bytes came from the upstream, and that `sent` bytes of the client
     /// were sent to it.
     pub fn handle_transfer(&mut self, received: usize, sent: usize, now: Instant) {
-        let Some(Current { chosen, progress }) = &mut self.current else { return };
-        let Progress::Connected { since, has_received, has_sent } = progress else { return };
+        let Some(Current { id, progress, since, .. }) = &mut self.current else { return };
+        let Progress::Connected { has_received, has_sent } = progress else { return };
         *has_received |= received > 0;
         *has_sent |= sent > 0;
         if received + sent > 0 && now.since(*since) >= PROBATION {
             *progress = Progress::Reported;
-            self.upstreams.mark_up(chosen.id);
+            self.upstreams.mark_up(*id);
         }
     }
 
@@ -133,7 +145,7 @@ impl Selection {
     /// [failure](Self::handle_loss), unless bytes have moved in both directions.
     pub fn handle_fin(&mut self, now: Instant) {
         let Some(Current { progress, .. }) = &self.current else { return };
-        let Progress::Connected { has_received, has_sent, .. } = *progress else { return };
+        let Progress::Connected { has_received, has_sent } = *progress else { return };
         if !has_received {
             self.handle_loss("it closed the connection without sending a byte", now);
         } else if !has_sent {
@@ -145,11 +157,11 @@ impl Selection {
     /// unless it has lasted for 5 s and the upstream has sent a byte. The upstream is marked as
     /// down, unless the connection has lasted for 5 s.
     pub fn handle_loss(&mut self, error: &str, now: Instant) {
-        let Some(Current { chosen, progress }) = &mut self.current else { return };
+        let Some(Current { id, is_probe, progress, since, .. }) = &mut self.current else { return };
         let is_young = match *progress {
             Progress::Connecting => true,
-            Progress::Connected { since, has_received, .. } => {
-                let is_young = now.since(since) < PROBATION;
+            Progress::Connected { has_received, .. } => {
+                let is_young = now.since(*since) < PROBATION;
                 if has_received && !is_young {
                     return;
                 }
@@ -158,7 +170,7 @@ impl Selection {
             Progress::Reported => return,
         };
         *progress = Progress::Reported;
-        self.upstreams.mark_failed(chosen.id, is_young, chosen.is_probe, error, now);
+        self.upstreams.mark_failed(*id, is_young, *is_probe, error, now);
     }
 
     /// Records that the attempt failed or the connection was [lost](Self::handle_loss). This
@@ -172,7 +184,7 @@ impl Selection {
     /// Records that the attempt failed for a local reason, for example a lack of open files. This
     /// selection does not try the upstream again, but it does not count as failed.
     pub fn handle_local_failure(&mut self, error: impl Into<String>) {
-        if let Some(Chosen { id, endpoint, .. }) = self.finish_current() {
+        if let Some(Current { id, endpoint, .. }) = self.finish_current() {
             let mut error = error.into();
             if let Some(address) = endpoint.resolved() {
                 error = format!("{address}: {error}");
@@ -191,7 +203,7 @@ impl Selection {
     /// The endpoint that is being tried or is connected to.
     #[cfg(feature = "std")]
     pub(in super::super) fn current(&self) -> Option<EndpointId> {
-        self.current.as_ref().map(|current| current.chosen.id)
+        self.current.as_ref().map(|current| current.id)
     }
 
     /// Marks the current endpoint as the proxy itself.
@@ -217,13 +229,13 @@ impl Selection {
     }
 
     /// Ends the current attempt or connection.
-    fn finish_current(&mut self) -> Option<Chosen> {
-        let Current { chosen, progress } = self.current.take()?;
-        chosen.endpoint.end();
-        if matches!(progress, Progress::Connected { has_received: true, .. }) {
-            self.upstreams.mark_up(chosen.id);
+    fn finish_current(&mut self) -> Option<Current> {
+        let current = self.current.take()?;
+        current.endpoint.end();
+        if matches!(current.progress, Progress::Connected { has_received: true, .. }) {
+            self.upstreams.mark_up(current.id);
         }
-        Some(chosen)
+        Some(current)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::{
 /// The state of all upstreams.
 #[derive(Debug)]
 pub(super) struct State {
+    /// The name of the proxy, for the log.
+    pub(super) server: Option<Shared<str>>,
     pub(super) balance: Balance,
     /// Of the back-offs.
     seed: u64,
@@ -87,6 +89,7 @@ impl EndpointId {
 impl State {
     pub(super) fn new(balance: Balance, seed: u64) -> Self {
         Self {
+            server: None,
             balance,
             seed,
             upstreams: Vec::new(),
