@@ -20,13 +20,12 @@ use crate::{Fault, Instant, Reason, log_limit::LogDecision, quantity::Seconds, s
 pub struct Admitted {
     table: ConnectionTable,
     entry: Shared<ConnectionEntry>,
-    /// The label of the reason and the time, once the connection has ended.
-    end: Option<(&'static str, Instant)>,
+    has_ended: bool,
 }
 
 impl Admitted {
     pub(super) fn new(table: ConnectionTable, entry: Shared<ConnectionEntry>) -> Self {
-        Self { table, entry, end: None }
+        Self { table, entry, has_ended: false }
     }
 
     /// The entry, which outlives the connection.
@@ -73,7 +72,8 @@ impl Admitted {
                 }
             }
         }
-        self.end = Some((label, now));
+        self.has_ended = true;
+        self.table.remove(&self.entry, label, Some(now));
     }
 }
 
@@ -87,14 +87,14 @@ impl Deref for Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if self.end.is_none()
-            && let LogDecision::Log { suppressed } = self.table.check_log(ABORTED, None)
-        {
+        if self.has_ended {
+            return;
+        }
+        if let LogDecision::Log { suppressed } = self.table.check_log(ABORTED, None) {
             let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
             warn!(id, %peer, reason = ABORTED, suppressed, server, "closed: aborted");
         }
-        let (label, now) = self.end.unzip();
-        self.table.remove(&self.entry, label.unwrap_or(ABORTED), now);
+        self.table.remove(&self.entry, ABORTED, None);
     }
 }
 

@@ -180,8 +180,9 @@ struct Relaying<R: Runtime> {
     client: Connected<R::Socket>,
     upstream: Upstream<R>,
     directions: Directions<R::Socket>,
-    /// Set while a forwarded reset waits until the output before it is acknowledged.
-    reset_wait: Option<ResetWait>,
+    /// Set while a forwarded reset waits until the output before it is acknowledged. Boxed, since
+    /// most connections never need it.
+    reset_wait: Option<Box<ResetWait>>,
     /// The PROXY header names no client, for example in the health check of another proxy.
     is_local: bool,
     /// The upstream has sent a FIN before the client has.
@@ -484,7 +485,7 @@ impl<R: Runtime> Driven for Relaying<R> {
     fn deadline(&self) -> Option<Instant> {
         let flush = |connected: &Connected<_>| connected.readiness.flush_deadline();
         let flushes = [flush(&self.client), self.upstream.connected().and_then(flush)];
-        let reset = self.reset_wait.map(|wait| wait.next_poll);
+        let reset = self.reset_wait.as_ref().map(|wait| wait.next_poll);
         let relay = self.client.readiness.throttled(self.relay.poll_timeout());
         flushes.into_iter().chain([relay, reset]).flatten().min()
     }

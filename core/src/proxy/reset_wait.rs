@@ -1,6 +1,6 @@
 //! The wait of a forwarded reset until the output before it is acknowledged.
 
-use std::time::Duration;
+use std::{boxed::Box, time::Duration};
 
 use crate::{Instant, drive::Sink};
 
@@ -21,9 +21,14 @@ impl ResetWait {
 }
 
 /// Whether the reset of `socket` must wait until the output before it is acknowledged.
-pub(super) fn must_wait(wait: &mut Option<ResetWait>, socket: &impl Sink, now: Instant) -> bool {
-    if wait.is_none_or(|wait| wait.next_poll <= now) {
-        *wait = (socket.unacknowledged() > 0).then(|| ResetWait::poll_again(now, *wait));
+pub(super) fn must_wait(
+    wait: &mut Option<Box<ResetWait>>,
+    socket: &impl Sink,
+    now: Instant,
+) -> bool {
+    if wait.as_ref().is_none_or(|wait| wait.next_poll <= now) {
+        let last = wait.take().map(|wait| *wait);
+        *wait = (socket.unacknowledged() > 0).then(|| ResetWait::poll_again(now, last).into());
     }
     wait.is_some()
 }
