@@ -174,6 +174,9 @@ fn a_panic_prints_the_last_events_once() {
         let program = env::current_exe().expect("the test's executable has a path");
         let mut child = Command::new(program);
         child.args(["--exact", "a_panic_prints_the_last_events_once"]).env(HOW, how);
+        for variable in ["SEED", "SEEDS", "SECONDS", "COUNTS"] {
+            child.env_remove(format!("WIRESTATE_{variable}"));
+        }
         let output = child.output().expect("the test starts");
         assert!(!output.status.success());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

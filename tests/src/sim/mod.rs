@@ -55,6 +55,7 @@
 
 mod barrier;
 mod buffering;
+pub(crate) mod case;
 mod clock;
 mod connection;
 mod executor;

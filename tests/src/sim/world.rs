@@ -7,7 +7,7 @@ use std::{
     ops::RangeInclusive,
     panic::resume_unwind,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Waker,
@@ -18,7 +18,7 @@ use std::{
 use wirestate_core::{Instant, shared::Lock};
 
 use super::{
-    Entry, Host, Record, Task, Trace,
+    Entry, Host, Record, Task, Trace, case,
     connection::Connection,
     executor::{Executor, TaskInfo},
     faults::Dice,
@@ -61,6 +61,17 @@ impl Default for Settings {
 #[derive(Clone)]
 pub struct World {
     inner: Arc<Inner>,
+}
+
+/// A world that is kept by others.
+pub(super) struct WeakWorld {
+    inner: Weak<Inner>,
+}
+
+impl WeakWorld {
+    pub(super) fn upgrade(&self) -> Option<World> {
+        Some(World { inner: self.inner.upgrade()? })
+    }
 }
 
 struct Inner {
@@ -163,16 +174,16 @@ impl World {
         assert!(settings.buffer > 0, "the buffer must be at least 1 byte");
         let network = Network::new(seed, settings);
         let order = network.dice("order");
-        Self {
-            inner: Arc::new(Inner {
-                executor: Executor::default(),
-                network: Lock::new(network),
-                watches: Lock::default(),
-                order: Lock::new(order),
-                counts: Lock::default(),
-                reports: AtomicBool::new(true),
-            }),
-        }
+        let inner = Arc::new(Inner {
+            executor: Executor::default(),
+            network: Lock::new(network),
+            watches: Lock::default(),
+            order: Lock::new(order),
+            counts: Lock::default(),
+            reports: AtomicBool::new(true),
+        });
+        case::add(WeakWorld { inner: Arc::downgrade(&inner) });
+        Self { inner }
     }
 
     /// Adds a host. Its address is its `name` or its IP address: 10.0.0.1 for the first host,

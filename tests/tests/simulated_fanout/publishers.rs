@@ -78,7 +78,7 @@ fn run(seed: u64, on_lag: LagPolicy, window: usize) -> (World, Vec<Received>, Fe
             _ if !is_faulty => acts.push(Act::Finish),
             0 => acts.push(Act::Reset),
             // It stops within a message.
-            1 => acts.push(Act::Wait(millis(60_000))),
+            1 => acts.push(Act::Wait(millis(600_000))),
             _ => acts.truncate(acts.len() / 2),
         }
         let runtime = host.clone();
@@ -88,7 +88,8 @@ fn run(seed: u64, on_lag: LagPolicy, window: usize) -> (World, Vec<Received>, Fe
             act(runtime, socket, acts).await
         });
     }
-    world.run_for(millis(30_000)).unwrap();
+    // A connection that has timed out at the publisher is probed after a minute.
+    world.run_for(millis(100_000)).unwrap();
     assert_eq!(feed.counters().publishers, 0, "a publisher that stops is not reset");
     for handle in &handles {
         handle.drain();
