@@ -5,6 +5,8 @@
 
 mod access;
 mod access_log;
+#[path = "../browser/mod.rs"]
+mod browser;
 mod certificates;
 mod clients;
 mod command_line;

@@ -2,10 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -16,6 +14,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
+    browser,
     echo::{exchange, stall},
     process::{self, Server, TEST_TIMEOUT, eventually, text},
     third_party::program,
@@ -226,20 +225,8 @@ for family in families.values():
     }
 }
 
-/// A folder that is removed when it is dropped.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The screenshots are in `target/screenshots`.
 pub(crate) fn the_pages_refresh_themselves_in_a_browser(binary: &str) {
-    if program("chromium", &["--version"], b"").is_none() {
-        return;
-    }
     let echo = Server::start(binary, &[]);
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let upstreams = ["--upstream", &down, "--upstream", &echo.address];
@@ -247,14 +234,8 @@ pub(crate) fn the_pages_refresh_themselves_in_a_browser(binary: &str) {
     let mut client = proxy.connect();
     exchange(&mut client, &[b'x'; 5000]);
     let folder = process::path(binary).ancestors().nth(2).unwrap().join("screenshots").join(binary);
-    fs::create_dir_all(&folder).unwrap();
-    let profile = Folder(folder.join("profile"));
-    let [folder, profile] = [&folder, &profile.0].map(|path| path.to_str().unwrap());
     let status = format!("http://{}", proxy.status.as_ref().unwrap());
-    let words = ["-", &status, &down, folder, profile];
-    if let Some(output) = program("python3", &words, include_bytes!("browser.py")) {
-        assert_succeeded(&output);
-    }
+    browser::test(include_str!("status_pages.py"), &[&status, &down], &folder);
 }
 
 pub(crate) fn readiness_fails_first_and_the_status_answers_during_a_drain(binary: &str) {
