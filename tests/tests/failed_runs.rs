@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use std::{
-    env,
+    env, fs,
     future::{pending, poll_fn},
+    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -184,5 +185,30 @@ fn a_panic_prints_the_last_events_once() {
         assert_eq!(text.matches("the last events:").count(), 1, "{how}: {text}");
         assert!(text.contains("server/0 Server:") || text.contains("client/0 Server: Received 5"));
         assert!(text.contains("failed with seed 0"), "{how}: {text}");
+    }
+}
+
+/// Starts this test as a child process, which fails.
+#[test]
+fn a_failed_run_writes_its_timeline_to_the_folder_that_a_variable_names() {
+    const NAME: &str = "a_failed_run_writes_its_timeline_to_the_folder_that_a_variable_names";
+    const FOLDER: &str = "WIRESTATE_TIMELINE";
+    if env::var_os(FOLDER).is_some() {
+        let world = World::new(17);
+        echo(&world, vec![send("hello"), Act::Receive(9)], async {});
+        world.run().unwrap();
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(NAME);
+    let mut test = Command::new(env::current_exe().unwrap());
+    test.args(["--exact", NAME, "--nocapture"]).env(FOLDER, &folder);
+    let output = test.output().unwrap();
+    let path = folder.join(format!("{NAME}-seed-17.html"));
+    let page = fs::read_to_string(&path).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let line = format!("the timeline is in {}\n", path.display());
+    assert_eq!(errors.matches(&line).count(), 1, "{errors}");
+    for part in [NAME, "client/0", "hello", "[\"seed\",\"17\"]"] {
+        assert!(page.contains(part), "{part}");
     }
 }

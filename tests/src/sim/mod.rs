@@ -25,6 +25,9 @@
 //! by its host, its number, and its name ([`Host::run_named`]) or connection, such as `server#3
 //! (connection from client/0)`.
 //!
+//! The environment variable `WIRESTATE_TIMELINE` names a folder to which each failed run writes an
+//! HTML page of all its events. [`Trace::timeline`] makes the page of any run.
+//!
 //! ```
 //! use wirestate_core::{drive::{Clock as _, Drive}, echo, runtime::{Listener as _, Runtime}};
 //! use wirestate_testkit::sim::{Act, Faults, Leftovers, World, act};
@@ -65,6 +68,7 @@ mod network;
 mod peer;
 mod report;
 mod socket;
+mod timeline;
 mod trace;
 mod world;
 

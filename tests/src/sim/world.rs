@@ -470,6 +470,7 @@ impl World {
         // The caller's error or panic has them.
         self.inner.reports.store(false, Relaxed);
         self.network(|network| {
+            network.write_page();
             let names = tasks.iter().map(|task| network.task_name(task)).collect();
             (names, network.last_events(tasks))
         })
@@ -488,6 +489,7 @@ impl Drop for World {
     fn drop(&mut self) {
         if thread::panicking() && self.inner.reports.swap(false, Relaxed) {
             let last = self.network(|network| network.last_events(&[]));
+            self.network(|network| network.write_page());
             self.report("the test has panicked", &last);
         }
     }

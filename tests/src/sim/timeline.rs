@@ -1,0 +1,112 @@
+//! A trace as a timeline, for a page that shows it.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use wirestate_timeline::{Event, Payload, Timeline};
+
+use super::{Excerpt, Side, Trace, TraceEvent, network::Network};
+
+impl Trace {
+    /// The events as a [`Timeline`] with a lane for each end of each connection, titled `title`.
+    ///
+    /// ```
+    /// use wirestate_core::runtime::Runtime;
+    /// use wirestate_testkit::sim::{Act, World, act};
+    ///
+    /// let world = World::new(42);
+    /// let client = world.host("client");
+    /// let _listener = world.host("server").listen("server:7")?;
+    /// let runtime = client.clone();
+    /// client.run(async move {
+    ///     let socket = runtime.connect("server:7").await.unwrap();
+    ///     act(runtime, socket, vec![Act::Send("hello".into()), Act::Reset]).await
+    /// });
+    /// world.run().unwrap();
+    ///
+    /// let mut page = Vec::new();
+    /// world.trace().timeline("a reset after five bytes").write_html(&mut page)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn timeline(&self, title: &str) -> Timeline {
+        let mut timeline = Timeline::new(title);
+        timeline.add_fact("hash of the trace", format!("{:016x}", self.hash()));
+        let mut lanes = BTreeMap::new();
+        for entry in self.entries() {
+            let connection = (&entry.client, entry.dial);
+            let [client, server] = *lanes.entry(connection).or_insert_with(|| {
+                let name = format!("{}/{}", entry.client, entry.dial);
+                let ends = ["client", "server"].map(|end| timeline.add_lane(&name, end));
+                timeline.connect(ends[0], ends[1]);
+                ends
+            });
+            let lane = match entry.side {
+                Side::Client => client,
+                Side::Server => server,
+            };
+            timeline.push(entry.at.since_epoch(), lane, Event::from(&entry.event));
+        }
+        timeline
+    }
+}
+
+impl From<&TraceEvent> for Event {
+    fn from(event: &TraceEvent) -> Self {
+        let payload = |bytes: u64, digest: u64, excerpt: &Excerpt| {
+            Payload::cut(bytes, excerpt.bytes()).with_digest(digest)
+        };
+        match event {
+            TraceEvent::Dialled => Self::Dialled,
+            TraceEvent::Refused => Self::Refused,
+            TraceEvent::Connected => Self::Connected,
+            TraceEvent::Accepted => Self::Accepted,
+            TraceEvent::Sent { bytes, digest, excerpt } => {
+                Self::Sent(payload(*bytes, *digest, excerpt))
+            }
+            TraceEvent::Received { bytes, digest, excerpt } => {
+                Self::Received(payload(*bytes, *digest, excerpt))
+            }
+            TraceEvent::Eof => Self::Eof,
+            TraceEvent::Finished => Self::Finished,
+            TraceEvent::Reset => Self::Reset,
+            TraceEvent::Error(label) => Self::Error((*label).into()),
+            TraceEvent::Closed => Self::Closed,
+            TraceEvent::Fault(name) => Self::Fault((*name).into()),
+        }
+    }
+}
+
+impl Network {
+    /// Writes the page of the trace to the folder that the environment variable
+    /// `WIRESTATE_TIMELINE` names, if it is set, and prints the file's path to standard error.
+    pub(super) fn write_page(&self) {
+        let Some(folder) = env::var_os(FOLDER) else { return };
+        match self.write_page_to(folder.as_ref()) {
+            Ok(path) => eprintln!("the timeline is in {}", path.display()),
+            Err(error) => eprintln!("{FOLDER}={}: {error}", folder.display()),
+        }
+    }
+
+    fn write_page_to(&self, folder: &Path) -> io::Result<PathBuf> {
+        let (seed, thread) = (self.seed, thread::current());
+        // Of a test, this is its name.
+        let test = thread.name().unwrap_or("world");
+        let mut timeline = self.trace.timeline(test);
+        timeline.add_fact("seed", seed.to_string());
+        timeline.add_fact("ended at", self.now.to_string());
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = test.replace(|c| !is_plain(c), "-");
+        fs::create_dir_all(folder)?;
+        let path = folder.join(format!("{name}-seed-{seed}.html"));
+        timeline.write_html(io::BufWriter::new(File::create(&path)?))?;
+        Ok(path)
+    }
+}
+
+const FOLDER: &str = "WIRESTATE_TIMELINE";
