@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    process::{Server, TEST_TIMEOUT, command, eventually, run, text},
-    serve::{LOADED, Process, connect, converse, is_listening},
+    process::{Server, TEST_TIMEOUT, command, eventually, is_listening, run, text},
+    serve::{LOADED, Process, connect, converse},
     status,
     unix::Folder,
 };

@@ -23,6 +23,7 @@ mod message_python;
 mod namespace;
 mod nginx;
 mod process;
+mod proxies;
 mod proxy;
 mod publishing;
 mod rates;

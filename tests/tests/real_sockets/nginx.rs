@@ -2,91 +2,18 @@
 //! the proxy, where it reads them.
 
 use std::{
-    fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Stdio},
+    net::{Shutdown, TcpStream},
     thread,
     time::Duration,
 };
 
 use crate::{
     certificates::Certificates,
-    process::{Server, TEST_TIMEOUT, eventually, run, text},
+    process::{Server, eventually, run, text},
+    proxies::Nginx,
     proxy::proxy,
-    third_party::server,
 };
-
-/// The paths at which distributions install the module for TCP.
-const MODULES: [&str; 3] = [
-    "/usr/lib/nginx/modules/ngx_stream_module.so",
-    "/usr/lib64/nginx/modules/ngx_stream_module.so",
-    "/usr/share/nginx/modules/ngx_stream_module.so",
-];
-
-/// An nginx process, killed when it is dropped.
-struct Nginx {
-    child: Child,
-    address: String,
-    folder: PathBuf,
-}
-
-impl Nginx {
-    /// Starts nginx with one `server` on a free port: `listen` are options of its address,
-    /// `directives` its other directives. Prints a line and returns `None` if it is not installed.
-    fn start(listen: &str, directives: &str) -> Option<Self> {
-        let module = MODULES.into_iter().find(|module| fs::exists(module).unwrap_or(false));
-        let is_installed = server("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
-        let Some(module) = module.filter(|_| is_installed) else {
-            eprintln!("NOT TESTED: nginx or its stream module is absent");
-            assert!(std::env::var_os("CI").is_none(), "CI installs nginx and libnginx-mod-stream");
-            return None;
-        };
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let folder = std::env::temp_dir().join(format!("wirestate-{}-{port}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let configuration = format!(
-            "load_module {module};
-            daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;
-            events {{}}
-            stream {{ server {{ listen {address} {listen}; {directives} }} }}",
-            folder.display()
-        );
-        fs::write(folder.join("nginx.conf"), configuration).unwrap();
-        let child = server("nginx")
-            .arg("-p")
-            .arg(&folder)
-            .args(["-e", "stderr", "-c", "nginx.conf"])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx starts");
-        let nginx = Self { child, address, folder };
-        eventually("nginx listens", || TcpStream::connect(&nginx.address).is_ok());
-        Some(nginx)
-    }
-
-    /// Starts nginx in front of `upstream`, with further `directives`.
-    fn in_front_of(upstream: &str, directives: &str) -> Option<Self> {
-        let timeouts = "proxy_timeout 600s; proxy_connect_timeout 10s;";
-        Self::start("", &format!("proxy_pass {upstream}; {timeouts} {directives}"))
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).expect("nginx listens");
-        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-        stream
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
 
 fn exchange(stream: &mut TcpStream, message: &[u8]) {
     stream.write_all(message).unwrap();

@@ -269,6 +269,13 @@ pub(crate) fn word_after(prefix: &str, text: &str) -> Option<String> {
     Some(rest[..end.unwrap_or(rest.len())].to_owned())
 }
 
+/// Whether a socket listens on an IPv4 address (proc(5)). An attempt to connect could be accepted.
+pub(crate) fn is_listening(address: &str) -> bool {
+    let (_, port) = address.rsplit_once(':').unwrap();
+    let listening = format!(":{:04X} 00000000:0000 0A ", port.parse::<u16>().unwrap());
+    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening)
+}
+
 /// Waits until `condition` returns true.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();

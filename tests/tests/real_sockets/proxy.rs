@@ -16,6 +16,7 @@ use socket2::SockRef;
 use crate::{
     command_line::max_files,
     process::{self, Server, TEST_TIMEOUT, eventually, run, text},
+    proxies::closed_port,
     status,
     unix::Folder,
 };
@@ -55,11 +56,6 @@ fn converse(binary: &str, address: &str) -> (Option<i32>, String, String) {
     let words = ["echo-client", address, "--message", "hello", "--retry-for", "0s"];
     let output = run(binary, &words);
     (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-/// An address on which no socket listens.
-fn closed_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// Connects to the server, to a wrong port, and to the proxy: with the server running, with the

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 
 use crate::{
     logging::with_hangup,
-    process::{Server, TEST_TIMEOUT, eventually, path, run, text, word_after},
+    process::{Server, TEST_TIMEOUT, eventually, is_listening, path, run, text, word_after},
     status,
     unix::Folder,
 };
@@ -68,13 +68,6 @@ pub(crate) fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server is listening");
     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
-}
-
-/// Whether a socket listens on an IPv4 address (proc(5)). An attempt to connect could be accepted.
-pub(crate) fn is_listening(address: &str) -> bool {
-    let (_, port) = address.rsplit_once(':').unwrap();
-    let listening = format!(":{:04X} 00000000:0000 0A ", port.parse::<u16>().unwrap());
-    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening)
 }
 
 pub(crate) fn converse(stream: &mut TcpStream, sent: &str, received: &str) {

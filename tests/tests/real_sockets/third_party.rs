@@ -2,17 +2,10 @@
 
 use std::{
     io::Write,
-    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use crate::process::{Server, run, text};
-
-/// The command of a server. Debian installs servers in a folder that is not in every PATH.
-pub(crate) fn server(name: &str) -> Command {
-    let path = Path::new("/usr/sbin").join(name);
-    if path.is_file() { Command::new(path) } else { Command::new(name) }
-}
 
 /// Runs a program with `input`. Prints a line and returns `None` if it is not installed.
 pub(crate) fn program(name: &str, words: &[&str], input: &[u8]) -> Option<Output> {
