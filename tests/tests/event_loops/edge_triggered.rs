@@ -32,7 +32,7 @@ use wirestate_core::{
 
 use wirestate_testkit::event_loop::{Factory, Protocol};
 
-use crate::tcp_socket::Socket;
+use super::tcp_socket::Socket;
 
 pub(crate) struct EventLoop {
     epoch: SystemInstant,

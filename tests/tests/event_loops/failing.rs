@@ -30,11 +30,11 @@ fn a_failure_names_the_scene_the_cause_and_what_to_look_at() {
 }
 
 /// The loop of the example, which keeps its CPU busy.
-struct Spins(crate::without_wakers::EventLoop);
+struct Spins(crate::loops::without_wakers::EventLoop);
 
 impl EventLoop for Spins {
     fn new() -> io::Result<Self> {
-        <crate::without_wakers::EventLoop as EventLoop>::new().map(Self)
+        <crate::loops::without_wakers::EventLoop as EventLoop>::new().map(Self)
     }
 
     fn listen(&mut self, machine: Factory) -> io::Result<SocketAddr> {
