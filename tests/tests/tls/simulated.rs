@@ -177,7 +177,9 @@ fn load(rounds: u64, now: Instant) -> Load<fn(Duration)> {
         .with_messages(messages)
         .with_rounds(rounds)
         .with_pace(Pace::Pipelined(NonZeroUsize::new(5).unwrap()))
-        .with_idle_timeout(Some(Duration::from_secs(600)));
+        .with_idle_timeout(Some(Duration::from_secs(600)))
+        // Stalls can delay the server's FIN for longer than the default.
+        .with_close_timeout(Duration::from_secs(600));
     Load::new(config, Pool::new(512, 1), now, (|_| {}) as fn(_)).unwrap()
 }
 
