@@ -79,7 +79,10 @@ mod seeds;
 pub mod sim;
 pub mod stage;
 
-pub use self::{regressions::proptest_config, seeds::for_each_seed};
+pub use self::{
+    regressions::proptest_config,
+    seeds::{for_each_seed, replay},
+};
 
 /// The README's examples, tested here because this crate depends on all the others.
 #[cfg(doctest)]

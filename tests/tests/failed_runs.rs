@@ -178,6 +178,7 @@ fn a_panic_prints_the_last_events_once() {
         for variable in ["SEED", "SEEDS", "SECONDS", "COUNTS"] {
             child.env_remove(format!("WIRESTATE_{variable}"));
         }
+        child.env("WIRESTATE_SHRINK_SECONDS", "0");
         let output = child.output().expect("the test starts");
         assert!(!output.status.success());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

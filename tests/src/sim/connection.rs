@@ -206,6 +206,11 @@ impl Connection {
         &self.ends[side as usize]
     }
 
+    /// The decisions of one end.
+    pub(super) fn dice(&mut self, side: Side) -> &mut Dice {
+        &mut self.end(side).dice
+    }
+
     pub(super) fn ends(&self) -> &[End; 2] {
         &self.ends
     }

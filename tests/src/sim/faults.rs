@@ -5,6 +5,8 @@ use std::{ops::RangeInclusive, time::Duration};
 use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
 
+use super::decisions::Stream;
+
 /// How often faults strike on the sockets of one [`Host`](super::Host).
 ///
 /// Each chance is in thousandths: 0 is never, 1000 is always. All faults but the last four are
@@ -110,37 +112,69 @@ impl Default for Faults {
     }
 }
 
-/// The random numbers of one end of a connection. They depend only on the seed and the connection,
-/// not on other connections.
-#[derive(Clone, Debug)]
+/// The random numbers of one end of a connection, of a listener, or of the order of the tasks. They
+/// depend only on the seed and on whose they are.
+///
+/// Each decision has a name, which is unique among the callers. If the size of a fault is decided,
+/// the name begins with that of the fault: `short_read`, `short_read_len`.
+#[derive(Clone)]
 pub(super) struct Dice {
     rng: XorShiftRng,
+    /// Only if the world is recorded or replayed.
+    stream: Option<Box<Stream>>,
 }
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { rng: XorShiftRng::seed_from_u64(seed) }
+    pub(super) fn new(seed: u64, stream: Option<Stream>) -> Self {
+        Self { rng: XorShiftRng::seed_from_u64(seed), stream: stream.map(Box::new) }
     }
 
     /// Decides whether something with a chance of `chance` thousandths happens. A chance of 0 draws
     /// no number, so that leaving a fault out of a plan does not change the others.
-    ///
-    /// This and all other decisions have a name, which is unique in this file's callers.
-    pub(super) fn strikes(&mut self, _name: &'static str, chance: u16) -> bool {
-        chance > 0 && self.rng.random_ratio(u32::from(chance.min(1000)), 1000)
+    pub(super) fn strikes(&mut self, name: &'static str, chance: u16) -> bool {
+        if chance == 0 {
+            return false;
+        }
+        let mut random = || self.rng.random_ratio(u32::from(chance.min(1000)), 1000);
+        match &mut self.stream {
+            None => random(),
+            Some(stream) => stream.strikes(name, random),
+        }
     }
 
     /// Decides on a duration.
     pub(super) fn between(
         &mut self,
-        _name: &'static str,
+        name: &'static str,
         range: &RangeInclusive<Duration>,
     ) -> Duration {
-        self.rng.random_range(range.clone())
+        let mut random = || self.rng.random_range(range.clone());
+        match &mut self.stream {
+            None => random(),
+            Some(stream) => stream.between(name, range, random),
+        }
     }
 
-    /// Decides on a number from 1 to `max`, which must not be 0.
-    pub(super) fn up_to(&mut self, _name: &'static str, max: usize) -> usize {
-        self.rng.random_range(1..=max)
+    /// Decides on a number from 1 to `max`, which must not be 0. A single choice is no decision.
+    pub(super) fn up_to(&mut self, name: &'static str, max: usize) -> usize {
+        let mut random = || self.rng.random_range(1..=max);
+        match &mut self.stream {
+            Some(stream) if max > 1 => stream.up_to(name, max, random),
+            None | Some(_) => random(),
+        }
+    }
+
+    /// Decides whether a scripted peer performs its act `number`, and how many of the `len` bytes of
+    /// a `Send` it sends: `None` if the act is left out.
+    pub(super) fn act(
+        &mut self,
+        number: u64,
+        len: usize,
+        text: impl FnOnce(usize) -> String,
+    ) -> Option<usize> {
+        match &mut self.stream {
+            None => Some(len),
+            Some(stream) => stream.act(number, len, text),
+        }
     }
 }

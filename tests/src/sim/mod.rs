@@ -61,6 +61,7 @@ mod buffering;
 pub(crate) mod case;
 mod clock;
 mod connection;
+pub(crate) mod decisions;
 mod executor;
 mod faults;
 mod host;
@@ -77,6 +78,7 @@ pub use self::{
     buffering::Buffering,
     clock::Clock,
     connection::Record,
+    decisions::{Decisions, DecisionsError},
     faults::Faults,
     host::{Host, Listener, Task},
     peer::{Act, Received, act, misbehaving},

@@ -13,8 +13,9 @@ use std::{
 use wirestate_core::{Direction, Instant};
 
 use super::{
-    Entry, Faults, Settings, Side, Trace, TraceEvent,
+    Entry, Faults, Settings, Side, Trace, TraceEvent, case,
     connection::{Connection, EndId},
+    decisions::{StreamKey, Streams},
     faults::Dice,
     trace::Digest,
 };
@@ -22,6 +23,8 @@ use super::{
 pub(super) struct Network {
     pub(super) settings: Settings,
     pub(super) seed: u64,
+    /// Only if the world is recorded or replayed.
+    streams: Option<Streams>,
     pub(super) now: Instant,
     events: BTreeMap<(Instant, u64), Event>,
     scheduled: u64,
@@ -119,6 +122,7 @@ impl Network {
         Self {
             settings,
             seed,
+            streams: case::streams(),
             now: Instant::EPOCH + START,
             events: BTreeMap::new(),
             scheduled: 0,
@@ -153,10 +157,11 @@ impl Network {
     }
 
     /// Random numbers that depend only on the seed and `key`.
-    pub(super) fn dice(&self, key: impl Hash) -> Dice {
+    pub(super) fn dice(&self, key: impl Hash + StreamKey) -> Dice {
+        let stream = self.streams.as_ref().map(|streams| streams.stream(&key));
         let mut digest = Digest::default();
         (self.seed, key).hash(&mut digest);
-        Dice::new(digest.finish())
+        Dice::new(digest.finish(), stream)
     }
 
     pub(super) fn after(&mut self, delay: Duration, event: Event) {

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
 use wirestate_core::{ConnectionError, drive::Sink};
 
-use super::{Barrier, Host, Socket};
+use super::{Barrier, Excerpt, Host, Socket};
 
 /// A step of a scripted peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,30 @@ pub enum Act {
     Finish,
     /// Resets the connection. Later acts are skipped.
     Reset,
+}
+
+impl Act {
+    /// The act as in Rust, with the first 24 of the `len` bytes that it sends.
+    fn text(&self, len: usize) -> String {
+        match self {
+            Self::Send(bytes) => format!("Send({:?})", Excerpt::of(&bytes[..len])),
+            Self::Barrier(_) => "Barrier".to_owned(),
+            Self::Receive(_)
+            | Self::ReceiveUntil(_)
+            | Self::ReceiveLines(_)
+            | Self::ReceiveAll
+            | Self::Wait(_)
+            | Self::Finish
+            | Self::Reset => format!("{self:?}"),
+        }
+    }
+
+    /// Keeps the other peers of a barrier from waiting for this one.
+    fn leave_out(self) {
+        if let Self::Barrier(barrier) = self {
+            barrier.arrive();
+        }
+    }
 }
 
 /// What a scripted peer has received.
@@ -61,9 +85,14 @@ impl fmt::Debug for Received {
 pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Received {
     let mut received = Received::default();
     let mut acts = acts.into_iter();
-    for act in acts.by_ref() {
+    for (number, act) in (0..).zip(acts.by_ref()) {
+        let len = if let Act::Send(bytes) = &act { bytes.len() } else { 0 };
+        let Some(len) = socket.decide_act(number, len, |len| act.text(len)) else {
+            act.leave_out();
+            continue;
+        };
         let result = match act {
-            Act::Send(bytes) => socket.send(&bytes).await,
+            Act::Send(bytes) => socket.send(&bytes[..len]).await,
             Act::Receive(n) => receive(&mut socket, n, &mut received).await,
             Act::ReceiveUntil(bytes) => receive_until(&mut socket, &bytes, 1, &mut received).await,
             Act::ReceiveLines(n) => receive_until(&mut socket, b"\n", n, &mut received).await,
@@ -87,11 +116,7 @@ pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Received {
             break;
         }
     }
-    for act in acts {
-        if let Act::Barrier(barrier) = act {
-            barrier.arrive();
-        }
-    }
+    acts.for_each(Act::leave_out);
     received
 }
 

@@ -36,6 +36,19 @@ impl Socket {
         Self { world, end, failed: false }
     }
 
+    /// Decides whether a scripted peer performs its act `number`, and how many of the `len` bytes of
+    /// a `Send` it sends: `None` if the act is left out.
+    pub(super) fn decide_act(
+        &self,
+        number: u64,
+        len: usize,
+        text: impl FnOnce(usize) -> String,
+    ) -> Option<usize> {
+        let EndId { connection, side } = self.end;
+        self.world
+            .network(|network| network.connections[connection].dice(side).act(number, len, text))
+    }
+
     pub(super) fn local_address(&self) -> SocketAddr {
         self.world.network(|network| network.end(self.end).record.local)
     }

@@ -25,6 +25,7 @@ use super::{
     network::Network,
     report::lines,
 };
+use crate::seeds::is_quiet;
 
 /// The settings of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,8 @@ struct Inner {
     /// Whether [`World`]'s drop is to report a panic. Not while a task is polled, and not after a
     /// run has failed, since its error or panic has shown the last events.
     reports: AtomicBool,
+    /// Until when it may run, in real time.
+    deadline: Option<std::time::Instant>,
 }
 
 type Watch = Box<dyn FnMut(&Record) + Send>;
@@ -181,6 +184,7 @@ impl World {
             order: Lock::new(order),
             counts: Lock::default(),
             reports: AtomicBool::new(true),
+            deadline: case::deadline(),
         });
         case::add(WeakWorld { inner: Arc::downgrade(&inner) });
         Self { inner }
@@ -345,6 +349,8 @@ impl World {
     fn advance(&self, until: Option<Instant>, ended: impl Fn() -> bool) -> Result<(), Halted> {
         self.inner.reports.store(true, Relaxed);
         while !ended() {
+            let is_over = |deadline| std::time::Instant::now() >= deadline;
+            assert!(!self.inner.deadline.is_some_and(is_over), "the world has run for too long");
             if self.step()? {
                 continue;
             }
@@ -477,6 +483,9 @@ impl World {
     }
 
     fn report(&self, what: &str, last: &[Entry]) {
+        if is_quiet() {
+            return;
+        }
         let (now, seed) = self.network(|network| (network.now, network.seed));
         eprintln!("{what} at {now}, seed {seed}{}", lines(last));
     }

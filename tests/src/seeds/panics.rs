@@ -1,0 +1,95 @@
+//! Where and why a test panics, without printing it.
+
+use std::{
+    cell::{Cell, RefCell},
+    panic,
+    sync::Once,
+};
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+    static LAST: RefCell<Option<Failure>> = const { RefCell::new(None) };
+}
+
+/// A panic, as far as it says whether two runs fail for the same reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The place in the source.
+    place: String,
+    /// The first line of the message.
+    message: String,
+}
+
+impl Failure {
+    /// The place and the first line of the message.
+    pub(super) fn text(&self) -> (&str, &str) {
+        (&self.place, &self.message)
+    }
+
+    /// Whether `other` was raised at the same place, with the same text up to the first comma.
+    ///
+    /// Figures and what is in parentheses do not count: a smaller world has other times, lengths
+    /// and connections. What follows the comma is a list or a detail.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.place == other.place && gist(&self.message) == gist(&other.message)
+    }
+}
+
+/// `message` up to the first comma, without figures and what is in parentheses.
+fn gist(message: &str) -> String {
+    let mut depth = 0_usize;
+    let mut gist = String::new();
+    for char in message.chars() {
+        match char {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => break,
+            '.' | '0'..='9' => {}
+            _ if depth > 0 => {}
+            _ => gist.push(char),
+        }
+    }
+    gist
+}
+
+/// Calls `run` without printing panics of this thread. Returns its result, and the last panic.
+pub(super) fn quietly<T>(run: impl FnOnce() -> T) -> (T, Option<Failure>) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !is_quiet() {
+                return previous(info);
+            }
+            let message = info.payload_as_str().unwrap_or_default();
+            let message = message.lines().next().unwrap_or_default().to_owned();
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            LAST.set(Some(Failure { place, message }));
+        }));
+    });
+    LAST.set(None);
+    QUIET.set(true);
+    let result = run();
+    QUIET.set(false);
+    (result, LAST.take())
+}
+
+/// Whether nothing about failures is printed by this thread.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.try_with(Cell::get).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gist_of_a_message_has_no_figures_and_no_lists() {
+        let stalled = |at, tasks| format!("stalled at {at}s, unfinished tasks: {tasks}");
+        assert_eq!(gist(&stalled("17.25", "a#1, b#2")), gist(&stalled("4", "b#2")));
+        let not_woken =
+            "server#2 (connection from client/0, b) was not woken by 1s, seed 3: polled";
+        assert_eq!(gist(not_woken), "server#  was not woken by s");
+        assert_ne!(gist("5 bytes are missing"), gist("5 bytes are too many"));
+    }
+}

@@ -1,0 +1,145 @@
+//! A failing world as a test in Rust.
+
+use std::fmt::Write as _;
+
+use super::{saved::Case, shrink::Smallest};
+use crate::sim::decisions::{Choice, Decision, PerformedAct};
+
+/// A test that runs only the world of `case`.
+///
+/// If the call of `for_each_seed` at `line` and `column` (from 1) of `source` is in a test, this is
+/// a copy of that test. Otherwise its body is left to the reader.
+pub(super) fn test(
+    source: Option<&str>,
+    (line, column): (usize, usize),
+    case: &Case,
+    smallest: &Smallest,
+) -> String {
+    let name = case.test.rsplit("::").next().unwrap_or_default();
+    let copy = source.and_then(|source| {
+        let lines: Vec<&str> = source.lines().collect();
+        let call = line.checked_sub(1)?;
+        let start = (0..=call).rev().find(|i| lines[*i].trim() == "#[test]")?;
+        let indent = &lines[start][..lines[start].find('#')?];
+        let is_end = |i: &usize| lines[*i].strip_prefix(indent) == Some("}");
+        let end = (start..lines.len()).find(is_end).filter(|end| *end > call)?;
+        let (before, after) = lines[call].split_at_checked(column - 1)?;
+        let (_, after) = after.split_once("for_each_seed(")?;
+        let (_, closure) = split_argument(after)?;
+        let indent_of_call = &lines[call][..lines[call].len() - lines[call].trim_start().len()];
+        let world = world(case, indent_of_call);
+        let replay = format!("wirestate_testkit::replay({}, world,", case.seed);
+        let mut text = comment(indent, smallest);
+        for (i, line) in lines.iter().enumerate().take(end + 1).skip(start) {
+            let line = if i == call {
+                &format!("{world}\n{before}{replay}{closure}")
+            } else if line.trim_start().starts_with("fn ") && i < call {
+                &line.replacen(&format!("fn {name}("), &format!("fn {name}_{}(", case.seed), 1)
+            } else {
+                *line
+            };
+            let _ = writeln!(text, "{line}");
+        }
+        Some(text)
+    });
+    copy.unwrap_or_else(|| {
+        let (seed, comment, world) = (case.seed, comment("", smallest), world(case, "    "));
+        format!(
+            "{comment}#[test]\nfn {name}_{seed}() {{\n{world}\n    \
+             wirestate_testkit::replay({seed}, world, |seed| {{\n        \
+             // as in `for_each_seed`\n    }});\n}}\n",
+        )
+    })
+}
+
+/// How the test fails, and what its peers do.
+fn comment(indent: &str, smallest: &Smallest) -> String {
+    let (place, message) = smallest.failure.text();
+    let mut text = format!("{indent}/// Fails at {place}: {message}\n");
+    let mut streams: Vec<_> = smallest.acts.iter().map(|act| &act.stream).collect();
+    streams.dedup();
+    streams.sort();
+    streams.dedup();
+    for stream in streams {
+        let of_stream = |act: &&PerformedAct| act.stream == *stream;
+        let acts: Vec<_> = smallest.acts.iter().filter(of_stream).map(|act| &*act.text).collect();
+        let _ = writeln!(text, "{indent}///\n{indent}/// {stream} performs: {}.", acts.join(", "));
+    }
+    text
+}
+
+/// The decisions as a variable, each with its meaning.
+fn world(case: &Case, indent: &str) -> String {
+    if case.decisions.is_empty() {
+        return format!("{indent}let world = \"\"; // without faults or delays");
+    }
+    let lines: Vec<_> = case.decisions.iter().map(|one| (one.to_string(), meaning(&one))).collect();
+    let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (line, meaning) in lines {
+        let line = format!("{indent}    {line:width$}  # {meaning}");
+        let _ = writeln!(text, "{}", line.trim_end_matches(|c| " #".contains(c)));
+    }
+    let is_raw = text.contains(['"', '\\']);
+    let (open, close) = if is_raw { ("r#\"", "\"#") } else { ("\"", "\"") };
+    format!("{indent}let world = {open}\n{text}{indent}{close};")
+}
+
+/// What a decision does. Empty for a name that is not known here.
+fn meaning(decision: &Decision) -> String {
+    let Decision { name, number, choice, .. } = decision;
+    let bytes = match choice {
+        Choice::Number(number) if *number != 1 => format!("{number} bytes"),
+        Choice::Number(_) | Choice::Strikes | Choice::Time(_) => "1 byte".to_owned(),
+    };
+    let time = match choice {
+        Choice::Time(_) => format!("for {choice}"),
+        Choice::Number(_) | Choice::Strikes => "for the shortest time".to_owned(),
+    };
+    let nth = nth(number + 1);
+    match &**name {
+        "short_read" => format!("its {nth} read returns {bytes}"),
+        "short_write" => format!("its {nth} write takes {bytes}"),
+        "would_block" => format!("its {nth} call blocks {time}, without need"),
+        "spurious_wake" => format!("its {nth} call that blocks is woken without need"),
+        "interrupted" => format!("a signal interrupts its {nth} call"),
+        "stall" => format!("at its {nth} call, the network delivers nothing {time}"),
+        "no_splice" => format!("its {nth} fill of a pipe is refused"),
+        "send_buffer_grows" => format!("its {nth} write to a full buffer takes {bytes} more"),
+        "accept_aborted" => format!("its {nth} connection is reset in the backlog"),
+        "zero_write" => format!("its {nth} write takes 0 bytes"),
+        "reset" => format!("at its {nth} call, a middlebox resets the connection"),
+        "timed_out" => format!("at its {nth} call, its kernel gives up the connection"),
+        "latency" => format!("a segment takes {choice} at least"),
+        "jitter" => format!("the {nth} segment to it takes {choice} longer"),
+        "task" => format!("number {choice} of the woken tasks runs"),
+        "alarms_first" => "of an event and an alarm, the alarm comes first".to_owned(),
+        "skip_act" => format!("it leaves out its {nth} act"),
+        "send_only" => format!("its {nth} act sends {bytes}"),
+        _ => String::new(),
+    }
+}
+
+fn nth(number: u64) -> String {
+    let suffix = match (number % 10, number % 100) {
+        (1, tail) if tail != 11 => "st",
+        (2, tail) if tail != 12 => "nd",
+        (3, tail) if tail != 13 => "rd",
+        _ => "th",
+    };
+    format!("{number}{suffix}")
+}
+
+/// Splits the rest of a call at the comma behind the next argument.
+fn split_argument(rest: &str) -> Option<(&str, &str)> {
+    let mut depth = 0;
+    for (i, char) in rest.char_indices() {
+        match char {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => return Some((&rest[..i], &rest[i + 1..])),
+            _ => {}
+        }
+    }
+    None
+}
