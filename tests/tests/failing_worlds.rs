@@ -229,7 +229,7 @@ fn a_failing_world_is_shrunk_printed_saved_and_tried_first() {
     assert!(message.contains("failed with seed 21") && !saved.exists(), "{message}");
 
     let message = run("50", "10");
-    let printed = r##"
+    let printed = r#"
 /// client/0 Client performs: Send(b"one"), Send(b"two"), ReceiveAll.
 #[test]
 fn each_byte_is_echoed_21() {
@@ -243,7 +243,7 @@ fn each_byte_is_echoed_21() {
     ";
     wirestate_testkit::replay(21, world, |seed| {
         let world = World::new(seed);
-"##;
+"#;
     assert!(message.contains(printed), "{message}");
     assert!(message.contains(" s; saved in "), "{message}");
     let text = fs::read_to_string(&saved).unwrap();
