@@ -230,7 +230,7 @@ fn a_failing_world_is_shrunk_printed_saved_and_tried_first() {
 
     let message = run("50", "10");
     let printed = r#"
-/// client/0 Client performs: Send(b"one"), Send(b"two"), ReceiveAll.
+// client/0 Client performs: Send(b"one"), Send(b"two"), ReceiveAll.
 #[test]
 fn each_byte_is_echoed_21() {
     let is_careless = env::var_os(PLANTED).is_some();

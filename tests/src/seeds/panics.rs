@@ -21,9 +21,13 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// The place and the first line of the message.
-    pub(super) fn text(&self) -> (&str, &str) {
-        (&self.place, &self.message)
+    /// The place, and the first 100 characters of the message.
+    pub(super) fn text(&self) -> (&str, String) {
+        let mut message: String = self.message.chars().take(100).collect();
+        if message.len() < self.message.len() {
+            message.push('…');
+        }
+        (&self.place, message)
     }
 
     /// Whether `other` was raised at the same place, with the same text up to the first comma.

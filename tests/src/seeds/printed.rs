@@ -1,9 +1,9 @@
 //! A failing world as a test in Rust.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::{saved::Case, shrink::Smallest};
-use crate::sim::decisions::{Choice, Decision, PerformedAct};
+use crate::sim::decisions::{Choice, Decision};
 
 /// A test that runs only the world of `case`.
 ///
@@ -55,15 +55,24 @@ pub(super) fn test(
 /// How the test fails, and what its peers do.
 fn comment(indent: &str, smallest: &Smallest) -> String {
     let (place, message) = smallest.failure.text();
-    let mut text = format!("{indent}/// Fails at {place}: {message}\n");
-    let mut streams: Vec<_> = smallest.acts.iter().map(|act| &act.stream).collect();
-    streams.dedup();
-    streams.sort();
-    streams.dedup();
-    for stream in streams {
-        let of_stream = |act: &&PerformedAct| act.stream == *stream;
-        let acts: Vec<_> = smallest.acts.iter().filter(of_stream).map(|act| &*act.text).collect();
-        let _ = writeln!(text, "{indent}///\n{indent}/// {stream} performs: {}.", acts.join(", "));
+    let mut text = format!("{indent}// Fails at {place}:\n{indent}// {message}\n");
+    let streams: BTreeSet<_> = smallest.acts.iter().map(|act| &act.stream).collect();
+    for stream in streams.iter().take(MAX_PEERS) {
+        let mut line = format!("{indent}// {stream} performs");
+        let acts = smallest.acts.iter().filter(|act| act.stream == **stream);
+        for (i, act) in acts.enumerate() {
+            line += if i == 0 { ": " } else { ", " };
+            let width = line.lines().last().map_or(0, |line| line.chars().count());
+            if i > 0 && width + act.text.chars().count() > 98 {
+                line.truncate(line.trim_end().len());
+                let _ = write!(line, "\n{indent}//   ");
+            }
+            line += &act.text;
+        }
+        let _ = writeln!(text, "{line}.");
+    }
+    if let Some(more) = streams.len().checked_sub(MAX_PEERS).filter(|more| *more > 0) {
+        let _ = writeln!(text, "{indent}// There are {more} other peers.");
     }
     text
 }
@@ -143,3 +152,6 @@ fn split_argument(rest: &str) -> Option<(&str, &str)> {
     }
     None
 }
+
+/// The most peers whose acts are shown.
+const MAX_PEERS: usize = 20;

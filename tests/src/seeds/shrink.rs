@@ -31,9 +31,9 @@ pub(super) struct Smallest {
 /// `limit`. `None` if it does not fail again, or if it creates no world.
 ///
 /// First it makes whole kinds of decisions as in the quiet world, then all decisions of an end of a
-/// connection, then groups of decisions, ever smaller ones. Next it leaves out acts of scripted
-/// peers and shortens what they send. Last it makes numbers and times smaller. It repeats that until
-/// nothing changes.
+/// connection. Next it leaves out acts of scripted peers, since that makes the runs shorter. Then it
+/// drops groups of decisions, ever smaller ones, and shortens what peers send. Last it makes numbers
+/// and times smaller. It repeats that until nothing changes.
 ///
 /// A test often checks what its acts have sent, and fails if an act is missing. So an act is left
 /// out only if the test passes without it in the quiet world.
@@ -57,11 +57,11 @@ pub(super) fn shrink(test: &dyn Fn(), limit: Duration) -> Option<Smallest> {
     shrinking.tries(Decisions::default());
     loop {
         let before = (shrinking.best.clone(), shrinking.acts.len());
-        shrinking.drop_names();
-        shrinking.drop_streams();
-        shrinking.drop_groups();
-        shrinking.drop_and_renumber();
+        shrinking.drop_by(|one| one.name.clone());
+        shrinking.drop_by(|one| one.stream.clone());
         shrinking.leave_out_acts();
+        shrinking.drop_by(|one| (one.stream.clone(), one.name.clone(), one.number));
+        shrinking.drop_and_renumber();
         shrinking.shorten_sends();
         shrinking.reduce_values();
         let is_over = shrinking.is_over();
@@ -118,8 +118,7 @@ impl Shrinking<'_> {
     /// Tries a world with changed acts, if the test passes with these acts in the quiet world.
     fn tries_acts(&mut self, changes: impl IntoIterator<Item = Decision>) -> bool {
         let candidate: Decisions = self.best.iter().chain(changes).collect();
-        let is_act = |decision: &Decision| [SKIP_ACT, SEND_ONLY].contains(&&*decision.name);
-        let acts: Decisions = candidate.iter().filter(is_act).collect();
+        let acts: Decisions = candidate.iter().filter(is_of_act).collect();
         if self.is_over() || acts == candidate {
             return false;
         }
@@ -127,38 +126,26 @@ impl Shrinking<'_> {
         run.result.is_ok() && self.tries(candidate)
     }
 
-    fn tries_without(&mut self, is_dropped: impl Fn(&Decision) -> bool) {
-        let rest: Decisions = self.best.iter().filter(|decision| !is_dropped(decision)).collect();
-        if rest != self.best {
-            self.tries(rest);
-        }
-    }
-
-    fn drop_names(&mut self) {
-        let names: BTreeSet<_> = self.best.iter().map(|decision| decision.name).collect();
-        for name in names {
-            self.tries_without(|decision| decision.name == name);
-        }
-    }
-
-    fn drop_streams(&mut self) {
-        let streams: BTreeSet<_> = self.best.iter().map(|decision| decision.stream).collect();
-        for stream in streams {
-            self.tries_without(|decision| decision.stream == stream);
-        }
-    }
-
-    /// As delta debugging does (Zeller and Hildebrandt, 2002), without the test of single groups.
-    fn drop_groups(&mut self) {
-        let mut size = self.best.len().div_ceil(2);
+    /// Drops all decisions of one or more keys: first of half of the keys, then of ever fewer.
+    /// Decisions about acts stay, since they make a world smaller.
+    ///
+    /// This is delta debugging (Zeller and Hildebrandt, 2002) without its test of single groups.
+    fn drop_by<K: Ord>(&mut self, key: impl Fn(&Decision) -> K) {
+        let mut size = usize::MAX;
         while size > 0 {
             let mut start = 0;
-            while start < self.best.len() {
-                let (end, all) = (start + size, self.best.iter().enumerate());
-                let rest = all.filter(|(i, _)| !(start..end).contains(i)).map(|(_, one)| one);
-                let rest = rest.collect();
+            loop {
+                let drops = self.best.iter().filter(|one| !is_of_act(one));
+                let keys: BTreeSet<K> = drops.map(|one| key(&one)).collect();
+                size = size.min(keys.len().div_ceil(2));
+                let group: BTreeSet<_> = keys.iter().skip(start).take(size).collect();
+                if group.is_empty() {
+                    break;
+                }
+                let is_kept = |one: &Decision| is_of_act(one) || !group.contains(&key(one));
+                let rest = self.best.iter().filter(is_kept).collect();
                 if !self.tries(rest) {
-                    start = end;
+                    start += size;
                 }
             }
             size /= 2;
@@ -172,6 +159,10 @@ impl Shrinking<'_> {
         while i < self.best.len() && self.best.len() <= FEW {
             let mut dropped: Vec<_> = self.best.iter().collect();
             let one = dropped.remove(i);
+            if is_of_act(&one) {
+                i += 1;
+                continue;
+            }
             let mut merged = dropped.clone();
             let is_alike =
                 |other: &&mut Decision| other.stream == one.stream && other.name == one.name;
@@ -196,8 +187,10 @@ impl Shrinking<'_> {
         self.tries(decisions.iter().cloned().collect())
             || (0..decisions.len()).any(|i| {
                 let mut all = decisions.to_vec();
-                let Some(number) = all[i].number.checked_sub(1) else { return false };
-                all[i].number = number;
+                if is_of_act(&all[i]) || all[i].number == 0 {
+                    return false;
+                }
+                all[i].number -= 1;
                 let renumbered: Decisions = all.into_iter().collect();
                 renumbered.len() == decisions.len() && self.tries(renumbered)
             })
@@ -237,7 +230,7 @@ impl Shrinking<'_> {
 
     fn reduce_values(&mut self) {
         for decision in self.best.iter().collect::<Vec<_>>() {
-            if decision.name == SEND_ONLY {
+            if is_of_act(&decision) {
                 continue;
             }
             for choice in smaller(decision.choice) {
@@ -248,6 +241,11 @@ impl Shrinking<'_> {
             }
         }
     }
+}
+
+/// Whether it leaves out or shortens an act.
+fn is_of_act(decision: &Decision) -> bool {
+    [SKIP_ACT, SEND_ONLY].contains(&&*decision.name)
 }
 
 fn change(act: &PerformedAct, name: &str, choice: Choice) -> Decision {

@@ -18,7 +18,8 @@
 //! - **Faults** follow a plan, [`Faults`], and a seed. Each end of each connection has its own
 //!   random numbers, so adding a faulty peer does not change the other connections.
 //!
-//! The same seed gives the same run; [`Trace::hash`] identifies it.
+//! The same seed gives the same run; [`Trace::hash`] identifies it. [`Decisions`] are the random
+//! choices of a run as text, which can be edited and replayed.
 //!
 //! A run that fails shows the last 20 events of the connections involved: [`Halted`] has them in
 //! its text, and a panic, of a task or of the test, prints them to standard error. A task is named

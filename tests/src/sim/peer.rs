@@ -38,6 +38,9 @@ impl Act {
     /// The act as in Rust, with the first 24 of the `len` bytes that it sends.
     fn text(&self, len: usize) -> String {
         match self {
+            Self::Send(bytes) if len > 4 && bytes[..len].iter().all(|byte| *byte == bytes[0]) => {
+                format!("Send([{:#04x}; {len}])", bytes[0])
+            }
             Self::Send(bytes) => format!("Send({:?})", Excerpt::of(&bytes[..len])),
             Self::Barrier(_) => "Barrier".to_owned(),
             Self::Receive(_)
