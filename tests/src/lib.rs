@@ -63,10 +63,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A failing world names the seed that replays it. The smallest world that fails alike is printed as
-//! a test and saved beside the test: see [`for_each_seed`]. So is a failing script: see
-//! [`proptest_config`]. [`sim::Trace`] lists what happened, one line an event. `tests/planted_bugs` in this crate shows which kinds of bug each
-//! module finds.
+//! A failing world names the seed that replays it. The smallest world that fails alike is printed
+//! as a test and saved beside the test: see [`for_each_seed`]. So is a failing script: see
+//! [`proptest_config`]. [`sim::Trace`] lists what happened, one line an event.
+//! `tests/planted_bugs` in this crate shows which kinds of bug each module finds.
 
 #![forbid(unsafe_code)]
 

@@ -102,25 +102,25 @@ fn meaning(decision: &Decision) -> String {
         Choice::Number(_) | Choice::Strikes | Choice::Time(_) => "1 byte".to_owned(),
     };
     let time = match choice {
-        Choice::Time(_) => format!("for {choice}"),
-        Choice::Number(_) | Choice::Strikes => "for the shortest time".to_owned(),
+        Choice::Time(time) => format!("{time:.3?}"),
+        Choice::Number(_) | Choice::Strikes => "the shortest time".to_owned(),
     };
     let nth = nth(number + 1);
     match &**name {
         "short_read" => format!("its {nth} read returns {bytes}"),
         "short_write" => format!("its {nth} write takes {bytes}"),
-        "would_block" => format!("its {nth} call blocks {time}, without need"),
+        "would_block" => format!("its {nth} call blocks for {time}, without need"),
         "spurious_wake" => format!("its {nth} call that blocks is woken without need"),
         "interrupted" => format!("a signal interrupts its {nth} call"),
-        "stall" => format!("at its {nth} call, the network delivers nothing {time}"),
+        "stall" => format!("after its {nth} call, nothing arrives for {time}"),
         "no_splice" => format!("its {nth} fill of a pipe is refused"),
         "send_buffer_grows" => format!("its {nth} write to a full buffer takes {bytes} more"),
         "accept_aborted" => format!("its {nth} connection is reset in the backlog"),
         "zero_write" => format!("its {nth} write takes 0 bytes"),
         "reset" => format!("at its {nth} call, a middlebox resets the connection"),
         "timed_out" => format!("at its {nth} call, its kernel gives up the connection"),
-        "latency" => format!("a segment takes {choice} at least"),
-        "jitter" => format!("the {nth} segment to it takes {choice} longer"),
+        "latency" => format!("a segment takes {time} at least"),
+        "jitter" => format!("the {nth} segment to it takes {time} longer"),
         "task" => format!("number {choice} of the woken tasks runs"),
         "alarms_first" => "of an event and an alarm, the alarm comes first".to_owned(),
         "skip_act" => format!("it leaves out its {nth} act"),

@@ -30,10 +30,10 @@ pub(super) struct Smallest {
 /// Looks for a smaller world in which `test` fails as it fails with random decisions, for at most
 /// `limit`. `None` if it does not fail again, or if it creates no world.
 ///
-/// First it makes whole kinds of decisions as in the quiet world, then all decisions of an end of a
-/// connection. Next it leaves out acts of scripted peers, since that makes the runs shorter. Then it
-/// drops groups of decisions, ever smaller ones, and shortens what peers send. Last it makes numbers
-/// and times smaller. It repeats that until nothing changes.
+/// First it makes whole kinds of decisions as in the quiet world, then all decisions of an end of
+/// a connection. Next it leaves out acts of scripted peers, since that makes the runs shorter. Then
+/// it drops groups of decisions, ever smaller ones, and shortens what peers send. Last it makes
+/// numbers and times smaller. It repeats that until nothing changes.
 ///
 /// A test often checks what its acts have sent, and fails if an act is missing. So an act is left
 /// out only if the test passes without it in the quiet world.
@@ -152,8 +152,8 @@ impl Shrinking<'_> {
         }
     }
 
-    /// Drops a decision, or merges two that follow each other: one cut instead of two, or one delay.
-    /// There are fewer calls then, so one other decision may come one call earlier.
+    /// Drops a decision, or merges two that follow each other: one cut instead of two, or one
+    /// delay. There are fewer calls then, so one other decision may come one call earlier.
     fn drop_and_renumber(&mut self) {
         let mut i = 0;
         while i < self.best.len() && self.best.len() <= FEW {

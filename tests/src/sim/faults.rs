@@ -164,8 +164,8 @@ impl Dice {
         }
     }
 
-    /// Decides whether a scripted peer performs its act `number`, and how many of the `len` bytes of
-    /// a `Send` it sends: `None` if the act is left out.
+    /// Decides whether a scripted peer performs its act `number`, and how many of the `len` bytes
+    /// of a `Send` it sends: `None` if the act is left out.
     pub(super) fn act(
         &mut self,
         number: u64,

@@ -36,8 +36,8 @@ impl Socket {
         Self { world, end, failed: false }
     }
 
-    /// Decides whether a scripted peer performs its act `number`, and how many of the `len` bytes of
-    /// a `Send` it sends: `None` if the act is left out.
+    /// Decides whether a scripted peer performs its act `number`, and how many of the `len` bytes
+    /// of a `Send` it sends: `None` if the act is left out.
     pub(super) fn decide_act(
         &self,
         number: u64,

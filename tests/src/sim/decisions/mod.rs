@@ -26,8 +26,8 @@ use super::case::{self, Mode};
 ///
 /// - Before the colon is who decides: an end of a connection, as in a [`Trace`](super::Trace); a
 ///   listener; or the `order` in which the tasks of the world run.
-/// - A name follows, often that of a fault in [`Faults`](super::Faults), and a number: how often the
-///   same one has decided on the same name before. Only faults that the plan includes are counted.
+/// - A name follows, often that of a fault in [`Faults`](super::Faults), and a number: how often
+///   the same one has decided on this name before. Only faults that the plan includes are counted.
 /// - A fault without a value has the least effect: 1 byte, the shortest delay. A value is a number,
 ///   or a time in `ns`, `µs` or `us`, `ms` or `s`. What exceeds the possible values is the largest.
 ///
