@@ -36,6 +36,9 @@ pub struct Faults {
     /// Per write to a full buffer: the kernel enlarges the send buffer by up to an eighth, so that
     /// the write succeeds although the peer has read nothing. At most once in 200 ms.
     pub send_buffer_grows: u16,
+    /// Per accept, if several connections wait: it takes another one than the first. Not in a
+    /// [`harmless`](Self::harmless) plan, since it makes connections depend on each other.
+    pub accept_order: u16,
     /// The range of the delays above.
     pub delay: RangeInclusive<Duration>,
     /// Per accept: the connection was reset while it waited in the backlog.
@@ -60,6 +63,7 @@ impl Faults {
         stall: 0,
         no_splice: 0,
         send_buffer_grows: 0,
+        accept_order: 0,
         delay: Duration::from_micros(1)..=Duration::from_millis(500),
         accept_aborted: 0,
         zero_write: 0,

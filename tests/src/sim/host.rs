@@ -10,16 +10,15 @@ use std::{
 };
 
 use wirestate_core::{
-    admission::Peer,
     drive::Clock as _,
-    runtime::{self, AcceptError, Address, Runtime},
+    runtime::{Address, Runtime},
     shared::Lock,
 };
 
 use super::{
-    Clock, Faults, Side, Socket, TraceEvent, World,
+    Clock, Listener, Side, Socket, World,
     connection::EndId,
-    network::{Backlog, Event},
+    network::{Backlog, State},
 };
 
 /// A host of a [`World`], with its own name, address, clock and tasks. Clones are the same host.
@@ -27,8 +26,8 @@ use super::{
 /// It is the [`Runtime`] of the servers and clients on it.
 #[derive(Clone, Debug)]
 pub struct Host {
-    world: World,
-    index: usize,
+    pub(super) world: World,
+    pub(super) index: usize,
 }
 
 /// The future result of a task.
@@ -64,6 +63,9 @@ impl Host {
     }
 
     /// Spawns `task`, and keeps its result. A task that panics has no result.
+    ///
+    /// # Panics
+    /// If the host was killed and not restarted.
     pub fn run<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -91,8 +93,15 @@ impl Host {
             let value = task.await;
             slot.with(|slot| *slot = Some(value));
         };
-        self.world.executor().spawn(self.index, name, Box::pin(work));
+        self.spawn_work(name, work);
         Task { output }
+    }
+
+    #[track_caller]
+    fn spawn_work(&self, name: Option<&str>, work: impl Future<Output = ()> + Send + 'static) {
+        let state = self.world.network(|network| network.hosts[self.index].state);
+        assert_eq!(state, State::Running, "the host was killed, and must be restarted first");
+        self.world.executor().spawn(self.index, name, Box::pin(work));
     }
 
     /// Sleeps for `duration`, by this host's clock.
@@ -100,56 +109,6 @@ impl Host {
         let mut clock = self.clock();
         let deadline = clock.now() + duration;
         poll_fn(move |cx| clock.poll_until(cx, deadline))
-    }
-
-    /// Replaces the plan of faults for the calls on this host's sockets.
-    pub fn set_faults(&self, faults: Faults) {
-        self.world.network(|network| network.hosts[self.index].faults = faults);
-    }
-
-    /// Limits the number of open sockets, without listeners. Default: no limit.
-    ///
-    /// At the limit, accepting fails with `EMFILE`, and the backlog stays as it is.
-    pub fn set_max_sockets(&self, max: usize) {
-        self.world.network(|network| network.hosts[self.index].max_sockets = max);
-    }
-
-    /// Stops the host's processes for `duration`, as `SIGSTOP` or a suspended VM does.
-    ///
-    /// No task runs and no alarm goes off, but the host's clock and kernel go on. Afterwards the
-    /// tasks first see the alarms, then the readiness of their sockets.
-    pub fn stop_for(&self, duration: Duration) {
-        self.world.network(|network| {
-            network.stopped.insert(self.index);
-            network.after(duration, Event::Resume(self.index));
-        });
-    }
-
-    /// Disconnects the host from the network (`true`), or connects it again.
-    ///
-    /// Segments to and from a disconnected host are lost silently.
-    pub fn set_unplugged(&self, unplugged: bool) {
-        self.world.network(|network| network.hosts[self.index].unplugged = unplugged);
-    }
-
-    /// Sets the host's clock ahead.
-    pub fn set_clock_ahead(&self, by: Duration) {
-        self.world.network(|network| network.hosts[self.index].clock.ahead += by);
-    }
-
-    /// Sets the host's clock back, as faulty monotonic clocks do.
-    pub fn set_clock_back(&self, by: Duration) {
-        self.world.network(|network| network.hosts[self.index].clock.behind += by);
-    }
-
-    /// Stops the host's clock for `duration`, and with it the alarms. It then continues from the
-    /// same time.
-    pub fn freeze_clock(&self, duration: Duration) {
-        self.world.network(|network| {
-            let shown = network.hosts[self.index].clock.at(network.now);
-            network.hosts[self.index].clock.frozen = Some(shown);
-            network.after(duration, Event::Thaw(self.index));
-        });
     }
 }
 
@@ -168,7 +127,7 @@ impl Runtime for Host {
         T::Output: Send + 'static,
     {
         let work = async move { drop(task.await) };
-        self.world.executor().spawn(self.index, None, Box::pin(work));
+        self.spawn_work(None, work);
         Ok(())
     }
 
@@ -190,9 +149,11 @@ impl Runtime for Host {
             }
             let dice = network.dice(address);
             let (host, waiting, waker) = (self.index, [].into(), None);
-            let backlog = Backlog { host, waiting, waker, is_shut_down: false, dice };
+            network.listened += 1;
+            let id = network.listened;
+            let backlog = Backlog { id, host, waiting, waker, is_shut_down: false, dice };
             network.listeners.insert(address, backlog);
-            Ok(Listener { world: self.world.clone(), address })
+            Ok(Listener::new(self.world.clone(), address, id))
         })
     }
 
@@ -249,79 +210,3 @@ impl Drop for Dialling {
         });
     }
 }
-
-/// A listening socket of a simulated host. Dropping it resets the connections in its backlog.
-#[derive(Debug)]
-pub struct Listener {
-    world: World,
-    address: SocketAddr,
-}
-
-impl runtime::Listener for Listener {
-    type Socket = Socket;
-
-    fn local_address(&self) -> io::Result<Address> {
-        Ok(self.address.into())
-    }
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Socket, Peer), AcceptError>> {
-        let accepted = self.world.network(|network| {
-            let backlog = network
-                .listeners
-                .get_mut(&self.address)
-                .expect("a backlog is removed only by its listener's drop");
-            let (host, Some(&connection)) = (backlog.host, backlog.waiting.front()) else {
-                backlog.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            };
-            // Connections in the backlog use no descriptor.
-            let waiting: usize = network
-                .listeners
-                .values()
-                .filter(|backlog| backlog.host == host)
-                .map(|backlog| backlog.waiting.len())
-                .sum();
-            if network.open_sockets(host) - waiting >= network.hosts[host].max_sockets {
-                return Poll::Ready(Err(io::Error::from_raw_os_error(EMFILE)));
-            }
-            let aborted = network.hosts[host].faults.accept_aborted;
-            let backlog =
-                network.listeners.get_mut(&self.address).expect("the backlog was found above");
-            backlog.waiting.pop_front();
-            let end = EndId { connection, side: Side::Server };
-            if backlog.dice.strikes("accept_aborted", aborted) {
-                network.trace(end, TraceEvent::Fault("accept_aborted"));
-                network.reset(end);
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-            }
-            network.end(end).task = network.running;
-            network.trace(end, TraceEvent::Accepted);
-            Poll::Ready(Ok((end, network.end(end).record.remote)))
-        });
-        accepted.map(|accepted| match accepted {
-            Ok((end, peer)) => Ok((Socket::new(self.world.clone(), end), Peer::Ip(peer))),
-            Err(error) => Err(error.into()),
-        })
-    }
-
-    fn shut_down(&mut self) {
-        self.world.network(|network| {
-            let backlog = network.listeners.get_mut(&self.address);
-            backlog.expect("a backlog is removed only by its listener's drop").is_shut_down = true;
-        });
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.world.network(|network| {
-            let backlog = network.listeners.remove(&self.address);
-            for connection in backlog.into_iter().flat_map(|backlog| backlog.waiting) {
-                network.reset(EndId { connection, side: Side::Server });
-            }
-        });
-    }
-}
-
-/// Too many open files (errno(3)).
-const EMFILE: i32 = 24;

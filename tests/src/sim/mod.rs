@@ -7,16 +7,25 @@
 //!   time. If no event is left, the run ends with [`Halted::Stalled`].
 //! - **Wake-ups** are exact: a task is polled only after its waker was woken. A socket call
 //!   that returned `Pending` returns it again until the socket reports a change, as with tokio's
-//!   readiness. Before
-//!   an alarm, input or a spurious wake-up reaches a task, the world polls the task once without a
-//!   reason. If that poll makes progress, a wake-up was lost: [`Halted::LostWakeUp`]. A task that
-//!   wakes itself without end is [`Halted::Spinning`]. To find a lost wake-up of a machine without
-//!   a network, use a [`stage`](crate::stage).
+//!   readiness. Before an alarm, input or a spurious wake-up reaches a task, the world polls the
+//!   task once without a reason. If that poll makes progress, a wake-up was lost:
+//!   [`Halted::LostWakeUp`]. A task that wakes itself without end is [`Halted::Spinning`]. To find
+//!   a lost wake-up of a machine without a network, use a [`stage`](crate::stage).
 //! - **Sockets** behave as on Linux: buffers are bounded, a FIN follows the queued data, a reset is
 //!   reported once, and data that nobody will read is answered with an RST. [`Buffering`] adds a
 //!   write buffer, as TLS has.
 //! - **Faults** follow a plan, [`Faults`], and a seed. Each end of each connection has its own
 //!   random numbers, so adding a faulty peer does not change the other connections.
+//! - **The network** has a [`Latency`], partitions in one direction or both
+//!   ([`Host::set_blocked`]), unplugged hosts, and a bandwidth for each host
+//!   ([`Host::set_bandwidth`]). TCP repeats what is lost, so a partition delays bytes, and in the
+//!   end breaks a connection, but never leaves a gap.
+//! - **Hosts** can be stopped, killed ([`Host::kill`]), lose their power ([`Host::cut_power`]) and
+//!   start again ([`Host::restart`]). Their clocks can be wrong, freeze, and drift.
+//!
+//! A test of a whole system has two phases. First a [`Swarm`] disturbs the hosts at random, and no
+//! invariant may break. Then [`World::heal`] ends all faults, and [`World::finish_within`] asserts
+//! that every healthy client finishes within a bound.
 //!
 //! The same seed gives the same run; [`Trace::hash`] identifies it. [`Decisions`] are the random
 //! choices of a run as text, which can be edited and replayed.
@@ -57,19 +66,30 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod alarms;
 mod barrier;
 mod buffering;
+mod calls;
 pub(crate) mod case;
 mod clock;
 mod connection;
 pub(crate) mod decisions;
+mod delivery;
+mod dial;
+mod disturb;
 mod executor;
 mod faults;
 mod host;
+mod latency;
+mod life;
+mod link;
+mod listener;
 mod network;
 mod peer;
+mod record;
 mod report;
 mod socket;
+mod swarm;
 mod timeline;
 mod trace;
 mod world;
@@ -78,12 +98,15 @@ pub use self::{
     barrier::Barrier,
     buffering::Buffering,
     clock::Clock,
-    connection::Record,
     decisions::{Decisions, DecisionsError},
     faults::Faults,
-    host::{Host, Listener, Task},
+    host::{Host, Task},
+    latency::Latency,
+    listener::Listener,
     peer::{Act, Received, act, misbehaving},
+    record::Record,
     socket::Socket,
+    swarm::{Disturbance, Swarm},
     trace::{Entry, Excerpt, Side, Trace, TraceEvent, digest},
     world::{Halted, Leftovers, Settings, World},
 };

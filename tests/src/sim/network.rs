@@ -13,10 +13,16 @@ use std::{
 use wirestate_core::{Direction, Instant};
 
 use super::{
-    Entry, Faults, Settings, Side, Trace, TraceEvent, case,
+    Entry, Faults, Settings, Trace, TraceEvent,
+    alarms::Alarms,
+    case,
+    clock::ClockState,
     connection::{Connection, EndId},
     decisions::{StreamKey, Streams},
+    dial::Dial,
     faults::Dice,
+    life::Program,
+    link::{Bandwidth, Link},
     trace::Digest,
 };
 
@@ -26,23 +32,32 @@ pub(super) struct Network {
     /// Only if the world is recorded or replayed.
     streams: Option<Streams>,
     pub(super) now: Instant,
-    events: BTreeMap<(Instant, u64), Event>,
+    pub(super) events: BTreeMap<(Instant, u64), Event>,
     scheduled: u64,
+    /// How many events were simulated: polls of woken tasks, alarms, and events of the network.
+    pub(super) simulated: u64,
+    /// How many of them were polls.
+    pub(super) polls: u64,
+    /// How many tasks have panicked.
+    pub(super) panics: u64,
     pub(super) hosts: Vec<HostState>,
+    /// What was set for the segments from one host to another.
+    pub(super) links: BTreeMap<(usize, usize), Link>,
     /// The addresses of names that are not those of hosts.
     pub(super) names: BTreeMap<String, Vec<IpAddr>>,
-    /// Hosts that are stopped ([`Host::stop_for`](super::Host::stop_for)).
-    pub(super) stopped: BTreeSet<usize>,
+    /// Hosts that are stopped ([`Host::stop_for`](super::Host::stop_for)), and until when.
+    pub(super) stopped: BTreeMap<usize, Instant>,
     pub(super) connections: Vec<Connection>,
     pub(super) listeners: BTreeMap<SocketAddr, Backlog>,
+    pub(super) listened: u64,
     pub(super) dials: BTreeMap<u64, Dial>,
     pub(super) dialled: u64,
-    pub(super) alarms: BTreeMap<u64, Alarm>,
-    pub(super) clocks: u64,
+    pub(super) alarms: Alarms,
     pub(super) trace: Trace,
-    /// Ends whose records have changed since the watches were called.
+    /// Ends whose records have changed since the watches were called. Empty without watches.
     pub(super) changed: BTreeSet<EndId>,
-    /// The task that is being polled.
+    pub(super) is_watched: bool,
+    /// The task that is polled.
     pub(super) running: Option<u64>,
 }
 
@@ -53,32 +68,36 @@ pub(super) struct HostState {
     pub(super) faults: Faults,
     /// The limit on open sockets.
     pub(super) max_sockets: usize,
+    /// The number of connected sockets that are open, with those in backlogs.
+    pub(super) sockets: usize,
     /// How many connections it has dialled so far.
     pub(super) dials: u64,
     next_port: u16,
     pub(super) unplugged: bool,
+    pub(super) upload: Bandwidth,
+    pub(super) download: Bandwidth,
     /// Readiness to report when the host is resumed.
-    unreported: Vec<(EndId, Direction)>,
+    pub(super) unreported: Vec<(EndId, Direction)>,
     pub(super) clock: ClockState,
+    pub(super) state: State,
+    /// What it runs when it is started.
+    pub(super) programs: Vec<Program>,
 }
 
-/// The offset of a host's clock from the world's clock.
-#[derive(Default)]
-pub(super) struct ClockState {
-    pub(super) ahead: Duration,
-    pub(super) behind: Duration,
-    pub(super) frozen: Option<Instant>,
-}
-
-pub(super) struct Alarm {
-    pub(super) host: usize,
-    /// In the time of the host's clock.
-    pub(super) deadline: Instant,
-    pub(super) waker: Waker,
+/// Whether a host runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Running,
+    /// Its processes were killed, but its kernel runs.
+    Killed,
+    /// Its power was cut.
+    Off,
 }
 
 /// A listening socket and its backlog.
 pub(super) struct Backlog {
+    /// Distinguishes it from an earlier one of the same address.
+    pub(super) id: u64,
     pub(super) host: usize,
     /// Indices of the connections that were not accepted yet.
     pub(super) waiting: VecDeque<usize>,
@@ -88,23 +107,17 @@ pub(super) struct Backlog {
     pub(super) dice: Dice,
 }
 
-/// A connection attempt.
-pub(super) struct Dial {
-    pub(super) host: usize,
-    pub(super) number: u64,
-    pub(super) to: SocketAddr,
-    pub(super) latency: Duration,
-    pub(super) dice: Dice,
-    pub(super) attempts: u32,
-    pub(super) outcome: Option<Result<usize, io::ErrorKind>>,
-    pub(super) waker: Option<Waker>,
-}
-
 pub(super) enum Event {
     /// The next segment arrives at an end.
     Arrive(EndId),
     /// The reactor of the end's host learns that the end is ready.
     Report(EndId, Direction),
+    /// The end learns that the other end has read bytes.
+    WindowUpdate(EndId),
+    /// The sender repeats what was lost on the way to this end.
+    Retransmit(EndId),
+    /// The end probes whether the other end is still there (keepalive).
+    Probe(EndId),
     /// The SYN of a dial reaches the other host.
     Request(u64),
     /// The answer to a dial reaches the dialling host.
@@ -126,17 +139,22 @@ impl Network {
             now: Instant::EPOCH + START,
             events: BTreeMap::new(),
             scheduled: 0,
+            simulated: 0,
+            polls: 0,
+            panics: 0,
             hosts: Vec::new(),
+            links: BTreeMap::new(),
             names: BTreeMap::new(),
-            stopped: BTreeSet::new(),
+            stopped: BTreeMap::new(),
             connections: Vec::new(),
             listeners: BTreeMap::new(),
+            listened: 0,
             dials: BTreeMap::new(),
             dialled: 0,
-            alarms: BTreeMap::new(),
-            clocks: 0,
+            alarms: Alarms::default(),
             trace: Trace::default(),
             changed: BTreeSet::new(),
+            is_watched: false,
             running: None,
         }
     }
@@ -147,11 +165,16 @@ impl Network {
             ip,
             faults: Faults::NONE,
             max_sockets: usize::MAX,
+            sockets: 0,
             dials: 0,
             next_port: FIRST_PORT,
             unplugged: false,
+            upload: Bandwidth::default(),
+            download: Bandwidth::default(),
             unreported: Vec::new(),
-            clock: ClockState::default(),
+            clock: ClockState::new(self.now),
+            state: State::Running,
+            programs: Vec::new(),
         });
         self.hosts.len() - 1
     }
@@ -169,82 +192,111 @@ impl Network {
         self.scheduled += 1;
     }
 
-    /// The times of the next event and of the next alarm.
-    pub(super) fn next(&self) -> (Option<Instant>, Option<Instant>) {
+    /// The time, and those of the next event and of the next alarm.
+    pub(super) fn next(&self) -> (Instant, Option<Instant>, Option<Instant>) {
         let event = self.events.first_key_value().map(|((at, _), _)| *at);
-        let due = |alarm: &Alarm| {
-            let stopped = self.stopped.contains(&alarm.host);
-            (!stopped).then(|| self.hosts[alarm.host].due(alarm.deadline))?
-        };
-        let alarm = self.alarms.values().filter_map(due).min();
-        (event, alarm.map(|alarm| alarm.max(self.now)))
+        (self.now, event, self.alarms.next().map(|alarm| alarm.max(self.now)))
     }
 
-    /// The wakers that the next event may wake, if it is due at `at`. If `alarms`, also the wakers
+    /// Counts a poll of a woken task.
+    pub(super) fn count_poll(&mut self, task: u64) {
+        self.simulated += 1;
+        self.polls += 1;
+        self.trace.trace_poll(task, self.now);
+    }
+
+    /// Wakes the tasks that the next event may wake, if it is due at `at`. If `alarms`, also those
     /// of the alarms that are due at `at`.
-    pub(super) fn next_wakers(&self, at: Instant, alarms: bool) -> Vec<Waker> {
-        let of_end = |end: &EndId| {
-            let end = self.connections[end.connection].peek(end.side);
-            (end.host, end.wakers().cloned().collect())
-        };
+    pub(super) fn wake_next(&self, at: Instant, alarms: bool) {
         let first = self.events.first_key_value().filter(|((time, _), _)| *time == at);
-        let (host, mut wakers): (usize, Vec<Waker>) = match first.map(|(_, event)| event) {
-            Some(Event::Arrive(end) | Event::Report(end, _)) => of_end(end),
-            Some(Event::Wake(host, waker)) => (*host, vec![waker.clone()]),
-            Some(Event::Request(_) | Event::Answer(..) | Event::Resume(_) | Event::Thaw(_))
-            | None => (0, Vec::new()),
-        };
-        if self.stopped.contains(&host) {
-            wakers.clear();
+        match first.map(|(_, event)| event) {
+            Some(
+                Event::Arrive(end)
+                | Event::Report(end, _)
+                | Event::WindowUpdate(end)
+                | Event::Probe(end),
+            ) => {
+                let end = self.connections[end.connection].peek(end.side);
+                if !self.stopped.contains_key(&end.host) {
+                    end.wakers().for_each(Waker::wake_by_ref);
+                }
+            }
+            Some(Event::Wake(host, waker)) if !self.stopped.contains_key(host) => {
+                waker.wake_by_ref();
+            }
+            Some(
+                Event::Wake(..)
+                | Event::Retransmit(_)
+                | Event::Request(_)
+                | Event::Answer(..)
+                | Event::Resume(_)
+                | Event::Thaw(_),
+            )
+            | None => {}
         }
         if alarms {
-            let due = |alarm: &&Alarm| {
-                !self.stopped.contains(&alarm.host)
-                    && self.hosts[alarm.host].due(alarm.deadline) == Some(at)
-            };
-            wakers.extend(self.alarms.values().filter(due).map(|alarm| alarm.waker.clone()));
+            self.alarms.wake(at);
         }
-        wakers
     }
 
     /// Advances the time to the next event, and runs it.
     pub(super) fn run_event(&mut self) {
         let Some(((at, _), event)) = self.events.pop_first() else { return };
         self.now = self.now.max(at);
+        self.simulated += 1;
         match event {
             Event::Arrive(end) => self.arrive(end),
             Event::Report(end, direction) => self.report(end, direction),
+            Event::WindowUpdate(end) => self.update_window(end),
+            Event::Retransmit(end) => self.retransmit(end),
+            Event::Probe(end) => self.probe(end),
             Event::Request(dial) => self.request(dial),
             Event::Answer(dial, outcome) => self.answer(dial, outcome),
             Event::Resume(host) => {
-                self.stopped.remove(&host);
-                for (end, direction) in std::mem::take(&mut self.hosts[host].unreported) {
-                    self.after(REPORT_DELAY, Event::Report(end, direction));
+                if self.stopped.get(&host).is_some_and(|until| *until <= self.now) {
+                    self.resume(host);
                 }
             }
             Event::Thaw(host) => {
-                let now = self.now;
-                let clock = &mut self.hosts[host].clock;
-                if let Some(frozen_at) = clock.frozen.take() {
-                    clock.behind += clock.at(now).since(frozen_at);
-                }
+                self.hosts[host].clock.thaw(self.now);
+                self.reschedule_alarms(host);
             }
             Event::Wake(_, waker) => waker.wake(),
+        }
+    }
+
+    /// Continues the processes of a stopped host.
+    pub(super) fn resume(&mut self, host: usize) {
+        self.stopped.remove(&host);
+        self.reschedule_alarms(host);
+        for (end, direction) in std::mem::take(&mut self.hosts[host].unreported) {
+            self.after(REPORT_DELAY, Event::Report(end, direction));
         }
     }
 
     /// Advances the time to `at`, and wakes the tasks of the alarms that are due.
     pub(super) fn fire_alarms(&mut self, at: Instant) {
         self.now = self.now.max(at);
-        let (now, hosts, stopped) = (self.now, &self.hosts, &self.stopped);
-        self.alarms.retain(|_, alarm| {
-            let is_due = !stopped.contains(&alarm.host)
-                && hosts[alarm.host].due(alarm.deadline).is_some_and(|due| due <= now);
-            if is_due {
-                alarm.waker.wake_by_ref();
-            }
-            !is_due
-        });
+        while let Some(waker) = self.alarms.pop(self.now) {
+            self.simulated += 1;
+            waker.wake();
+        }
+    }
+
+    /// When the clock of a host shows `deadline`, by the world's clock; `None` if never, or if the
+    /// host is stopped.
+    pub(super) fn due(&self, host: usize, deadline: Instant) -> Option<Instant> {
+        if self.stopped.contains_key(&host) {
+            return None;
+        }
+        self.hosts[host].clock.when(deadline)
+    }
+
+    /// Calculates again when the alarms of a host go off, after its clock was changed.
+    pub(super) fn reschedule_alarms(&mut self, host: usize) {
+        let mut alarms = std::mem::take(&mut self.alarms);
+        alarms.reschedule(host, |deadline| self.due(host, deadline));
+        self.alarms = alarms;
     }
 
     /// Reports to the host's reactor that `end` is ready. A stopped host gets the report when it is
@@ -252,7 +304,7 @@ impl Network {
     pub(super) fn report(&mut self, end: EndId, direction: Direction) {
         let state = self.connections[end.connection].end(end.side);
         let host = &mut self.hosts[state.host];
-        if self.stopped.contains(&state.host) {
+        if self.stopped.contains_key(&state.host) {
             host.unreported.push((end, direction));
         } else {
             state.readiness(direction).report();
@@ -263,96 +315,8 @@ impl Network {
         let connection = &self.connections[end.connection];
         let (client, dial) = (connection.client.clone(), connection.dial);
         self.trace.push(Entry { at: self.now, client, dial, side: end.side, event });
-        self.changed.insert(end);
-    }
-
-    fn trace_dial(&mut self, dial: u64, event: TraceEvent) {
-        let Some(Dial { host, number, .. }) = self.dials.get(&dial) else { return };
-        let (client, dial) = (self.hosts[*host].name.clone(), *number);
-        self.trace.push(Entry { at: self.now, client, dial, side: Side::Client, event });
-    }
-
-    pub(super) fn open_sockets(&self, host: usize) -> usize {
-        self.connections.iter().map(|connection| connection.open_ends(host)).sum()
-    }
-
-    /// Starts to connect, and returns the id of the dial.
-    pub(super) fn dial(&mut self, host: usize, to: SocketAddr) -> u64 {
-        let number = self.hosts[host].dials;
-        self.hosts[host].dials += 1;
-        let mut dice = self.dice((&self.hosts[host].name, number));
-        let latency = dice.between("latency", &self.settings.latency);
-        let id = self.dialled;
-        self.dialled += 1;
-        let (outcome, waker) = (None, None);
-        let dial = Dial { host, number, to, latency, dice, attempts: 0, outcome, waker };
-        self.dials.insert(id, dial);
-        self.trace_dial(id, TraceEvent::Dialled);
-        self.after(latency, Event::Request(id));
-        id
-    }
-
-    fn request(&mut self, id: u64) {
-        let Some(dial) = self.dials.get_mut(&id) else { return };
-        let (latency, to) = (dial.latency, dial.to);
-        dial.attempts += 1;
-        let answer = match self.listeners.get(&to) {
-            _ if !self.hosts.iter().any(|host| host.ip == to.ip()) => {
-                Err(io::ErrorKind::HostUnreachable)
-            }
-            None => Err(io::ErrorKind::ConnectionRefused),
-            // Linux drops a SYN if the backlog is full, and repeats a SYN without an answer.
-            Some(backlog)
-                if backlog.is_shut_down
-                    || backlog.waiting.len() >= self.settings.backlog
-                    || self.hosts[backlog.host].unplugged
-                    || self.hosts[dial.host].unplugged =>
-            {
-                if dial.attempts < MAX_ATTEMPTS {
-                    self.after(RETRY_INTERVAL, Event::Request(id));
-                    return;
-                }
-                Err(io::ErrorKind::TimedOut)
-            }
-            Some(backlog) => {
-                let server = backlog.host;
-                let (host, number, dice) = (dial.host, dial.number, dial.dice.clone());
-                let from = &mut self.hosts[host];
-                let local = SocketAddr::new(from.ip, from.take_port());
-                let name = from.name.clone();
-                let dice = [dice, self.dice((&name, number, Side::Server))];
-                let connection =
-                    Connection::new((name, number), [(host, local), (server, to)], latency, dice);
-                self.connections.push(connection);
-                let connection = self.connections.len() - 1;
-                if let Some(backlog) = self.listeners.get_mut(&to) {
-                    backlog.waiting.push_back(connection);
-                    if let Some(waker) = backlog.waker.take() {
-                        waker.wake();
-                    }
-                }
-                Ok(connection)
-            }
-        };
-        self.after(latency, Event::Answer(id, answer));
-    }
-
-    fn answer(&mut self, id: u64, outcome: Result<usize, io::ErrorKind>) {
-        let event = if outcome.is_ok() { TraceEvent::Connected } else { TraceEvent::Refused };
-        self.trace_dial(id, event);
-        match self.dials.get_mut(&id) {
-            Some(dial) => {
-                dial.outcome = Some(outcome);
-                if let Some(waker) = dial.waker.take() {
-                    waker.wake();
-                }
-            }
-            // The dial was abandoned.
-            None => {
-                if let Ok(connection) = outcome {
-                    self.close(EndId { connection, side: Side::Client });
-                }
-            }
+        if self.is_watched {
+            self.changed.insert(end);
         }
     }
 }
@@ -364,23 +328,6 @@ impl HostState {
         self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
         port
     }
-
-    /// When this host's clock reaches `deadline`, in the world's time; `None` if never.
-    fn due(&self, deadline: Instant) -> Option<Instant> {
-        let due = self.clock.when(deadline);
-        (self.clock.frozen.is_none() && due < Instant::NEVER).then_some(due)
-    }
-}
-
-impl ClockState {
-    pub(super) fn at(&self, now: Instant) -> Instant {
-        let running = || (now.since_epoch() + self.ahead).saturating_sub(self.behind);
-        self.frozen.unwrap_or_else(|| Instant::from_epoch(running()))
-    }
-
-    fn when(&self, shown: Instant) -> Instant {
-        Instant::from_epoch((shown.since_epoch() + self.behind).saturating_sub(self.ahead))
-    }
 }
 
 /// The time after the epoch at which worlds start. A clock can be set back by at most this much.
@@ -390,8 +337,3 @@ const START: Duration = Duration::from_secs(1_000_000);
 const REPORT_DELAY: Duration = Duration::from_micros(10);
 /// The first ephemeral port (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49_152;
-/// The interval between SYNs. Linux waits 1 s, then 2 s, 4 s … and repeats up to 6 times (tcp(7));
-/// here the interval is constant.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// The most SYNs of a dial.
-const MAX_ATTEMPTS: u32 = 7;

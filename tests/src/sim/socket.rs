@@ -13,7 +13,7 @@ use wirestate_core::{
     drive::{IoError, Sink, Source, Splice},
 };
 
-use super::{World, connection::EndId, network::Network};
+use super::{Record, World, connection::EndId, network::Network};
 use crate::script::Ending;
 
 /// A connected socket of a simulated host. Dropping it closes it.
@@ -220,7 +220,8 @@ impl Drop for Socket {
         let closed_by_fin = self.world.network(|network| {
             let before = network.end(self.end).record.ending;
             network.close(self.end);
-            before.is_none() && network.end(self.end).record.ending == Some(Ending::Fin)
+            let Record { ending, killed, .. } = network.end(self.end).record;
+            before.is_none() && ending == Some(Ending::Fin) && !killed
         });
         let hides_error = closed_by_fin && self.failed && !thread::panicking();
         assert!(!hides_error, "the driver closes a connection with a FIN after a failed call");

@@ -81,7 +81,9 @@ pub enum TraceEvent {
     Error(&'static str),
     /// The socket was closed.
     Closed,
-    /// A fault was injected; this is its name in [`Faults`](super::Faults).
+    /// A fault was injected; this is its name in [`Faults`](super::Faults), or what has happened to
+    /// the end: `killed`; `power_cut`; `lost`, a segment to it, in a partition; `gave_up`, its
+    /// kernel after 924 s of retransmissions.
     Fault(&'static str),
 }
 

@@ -1,16 +1,14 @@
 //! A simulated world: creates hosts, runs tasks and advances the time.
 
+mod run;
+
 use std::{
-    collections::BTreeMap,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
-    panic::resume_unwind,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::Waker,
     thread,
     time::Duration,
 };
@@ -18,21 +16,16 @@ use std::{
 use wirestate_core::{Instant, shared::Lock};
 
 use super::{
-    Entry, Host, Record, Task, Trace, case,
-    connection::Connection,
-    executor::{Executor, TaskInfo},
-    faults::Dice,
-    network::Network,
-    report::lines,
+    Entry, Host, Latency, Record, Task, Trace, case, connection::Connection, executor::Executor,
+    faults::Dice, network::Network, report::lines,
 };
-use crate::seeds::is_quiet;
 
 /// The settings of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The range of latencies. Each connection draws one, and each of its segments takes between
-    /// one and two times as long. Default: 50 µs to 5 ms.
-    pub latency: RangeInclusive<Duration>,
+    /// How long segments take, unless [`Host::set_latency`] says otherwise. Default: each
+    /// connection draws from 50 µs to 5 ms.
+    pub latency: Latency,
     /// The most bytes that one direction of a connection holds, in flight and unread. Not 0.
     /// Default: 16 KiB.
     pub buffer: usize,
@@ -47,7 +40,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            latency: Duration::from_micros(50)..=Duration::from_millis(5),
+            latency: Latency::PerConnection(Duration::from_micros(50)..=Duration::from_millis(5)),
             buffer: 16 * 1024,
             backlog: 128,
             catch_panics: false,
@@ -80,7 +73,6 @@ struct Inner {
     network: Lock<Network>,
     watches: Lock<Vec<Watch>>,
     order: Lock<Dice>,
-    counts: Lock<Counts>,
     /// Whether [`World`]'s drop is to report a panic. Not while a task is polled, and not after a
     /// run has failed, since its error or panic has shown the last events.
     reports: AtomicBool,
@@ -89,14 +81,6 @@ struct Inner {
 }
 
 type Watch = Box<dyn FnMut(&Record) + Send>;
-
-#[derive(Default)]
-struct Counts {
-    polls: u64,
-    panics: u64,
-    /// Polls of each task since the time last advanced.
-    since_advance: BTreeMap<u64, u32>,
-}
 
 /// Why a run has halted. Its text, which `unwrap` shows too, ends with the last events of the
 /// connections of its tasks, or of all connections if the tasks use none.
@@ -108,6 +92,22 @@ pub enum Halted {
     Stalled {
         /// The time of the halt.
         at: Instant,
+        /// The names of the unfinished tasks.
+        tasks: Vec<String>,
+        /// The last events, at most 20.
+        last: Vec<Entry>,
+    },
+    /// Tasks have not ended within the bound of [`World::finish_within`].
+    #[error(
+        "not finished within {bound:?}, by {at}, unfinished tasks: {}{}",
+        tasks.join(", "),
+        lines(last)
+    )]
+    Unfinished {
+        /// The time of the halt.
+        at: Instant,
+        /// The time that the tasks had.
+        bound: Duration,
         /// The names of the unfinished tasks.
         tasks: Vec<String>,
         /// The last events, at most 20.
@@ -182,7 +182,6 @@ impl World {
             network: Lock::new(network),
             watches: Lock::default(),
             order: Lock::new(order),
-            counts: Lock::default(),
             reports: AtomicBool::new(true),
             deadline: case::deadline(),
         });
@@ -233,6 +232,7 @@ impl World {
     ///
     /// `watch` checks invariants by panicking. It must not call the world.
     pub fn watch(&self, watch: impl FnMut(&Record) + Send + 'static) {
+        self.network(|network| network.is_watched = true);
         self.inner.watches.with(|watches| watches.push(Box::new(watch)));
     }
 
@@ -255,6 +255,40 @@ impl World {
     pub fn run_until<T>(&self, task: &Task<T>) -> Result<T, Halted> {
         self.advance(None, || task.is_finished())?;
         Ok(task.take().expect("the task has panicked, or its result was taken before"))
+    }
+
+    /// Runs until all tasks of `hosts` have ended, which must take at most `bound` by the world's
+    /// clock.
+    ///
+    /// It is the end of a test with faults: after [`heal`](Self::heal), every healthy client must
+    /// finish within a bound.
+    ///
+    /// # Errors
+    /// [`Halted::Unfinished`] names the tasks that are left.
+    pub fn finish_within(&self, bound: Duration, hosts: &[&Host]) -> Result<(), Halted> {
+        let hosts: Vec<usize> = hosts.iter().map(|host| host.index).collect();
+        let executor = &self.inner.executor;
+        let until = self.now() + bound;
+        self.advance(Some(until), || executor.is_done_on(&hosts))?;
+        if executor.is_done_on(&hosts) {
+            return Ok(());
+        }
+        self.network(|network| network.now = until);
+        let mut unfinished = executor.unfinished();
+        unfinished.retain(|task| hosts.contains(&task.host));
+        let (tasks, last) = self.describe(&unfinished);
+        Err(Halted::Unfinished { at: until, bound, tasks, last })
+    }
+
+    /// Ends all faults: the plans of faults, partitions, unplugged hosts, latencies and bandwidths
+    /// of hosts, stopped hosts, and clocks that are frozen or drift. Restarts the hosts that were
+    /// killed.
+    ///
+    /// Connections that have broken stay broken. TCP repeats what was lost at its next timeout
+    /// ([`Host::set_blocked`]).
+    pub fn heal(&self) {
+        self.network(Network::heal);
+        self.restart_killed();
     }
 
     /// Runs for `duration` by the world's clock, or until no event is left.
@@ -287,12 +321,18 @@ impl World {
 
     /// How many times tasks were polled.
     pub fn polls(&self) -> u64 {
-        self.inner.counts.with(|counts| counts.polls)
+        self.network(|network| network.polls)
+    }
+
+    /// How many events were simulated: polls of woken tasks, alarms, and events of the network,
+    /// such as the arrival of a segment or the report of a socket's readiness.
+    pub fn events(&self) -> u64 {
+        self.network(|network| network.simulated)
     }
 
     /// How many tasks panicked ([`Settings::catch_panics`]).
     pub fn panics(&self) -> u64 {
-        self.inner.counts.with(|counts| counts.panics)
+        self.network(|network| network.panics)
     }
 
     /// The tasks and resources that are left. After a server and all its peers have ended, there
@@ -301,14 +341,15 @@ impl World {
         let tasks = self.inner.executor.unfinished().len();
         self.network(|network| Leftovers {
             tasks,
-            sockets: (0..network.hosts.len()).map(|host| network.open_sockets(host)).sum(),
+            sockets: network.hosts.iter().map(|host| host.sockets).sum(),
             listeners: network.listeners.len(),
             alarms: network.alarms.len(),
         })
     }
 
-    /// Drops all unfinished tasks.
+    /// Drops all unfinished tasks, and the programs of [`Host::run_on_start`].
     pub fn clear(&self) {
+        self.network(|network| network.hosts.iter_mut().for_each(|host| host.programs.clear()));
         self.inner.executor.clear();
     }
 
@@ -345,150 +386,6 @@ impl World {
         let ips = ips.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host"))?;
         Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
-
-    fn advance(&self, until: Option<Instant>, ended: impl Fn() -> bool) -> Result<(), Halted> {
-        self.inner.reports.store(true, Relaxed);
-        while !ended() {
-            let is_over = |deadline| std::time::Instant::now() >= deadline;
-            assert!(!self.inner.deadline.is_some_and(is_over), "the world has run for too long");
-            if self.step()? {
-                continue;
-            }
-            let (event, alarm) = self.network(|network| network.next());
-            let next = event.into_iter().chain(alarm).min();
-            if until.is_some_and(|until| next.is_none_or(|next| next > until)) {
-                return Ok(());
-            }
-            let Some(next) = next else {
-                let unfinished = self.inner.executor.unfinished();
-                let (tasks, last) = self.describe(&unfinished);
-                return Err(Halted::Stalled { at: self.now(), tasks, last });
-            };
-            if next > self.now() {
-                self.inner.counts.with(|counts| counts.since_advance.clear());
-                self.check_wake_ups(next, alarm == Some(next))?;
-            }
-            // If both are due at the same time, either may come first.
-            let alarms_first =
-                event != alarm || self.inner.order.with(|order| order.strikes("alarms_first", 500));
-            self.network(|network| {
-                if alarm == Some(next) && alarms_first {
-                    network.fire_alarms(next);
-                } else {
-                    network.run_event();
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Polls one of the woken tasks. False if there is none.
-    fn step(&self) -> Result<bool, Halted> {
-        let (at, stopped) = self.network(|network| (network.now, network.stopped.clone()));
-        let choose = |count| self.inner.order.with(|order| order.up_to("task", count)) - 1;
-        let Some(task) = self.inner.executor.choose(&stopped, choose) else { return Ok(false) };
-        let polls = self.inner.counts.with(|counts| {
-            counts.polls += 1;
-            let polls = counts.since_advance.entry(task).or_default();
-            *polls += 1;
-            *polls
-        });
-        if polls > MAX_POLLS {
-            let (task, last) = self.describe(self.inner.executor.task(task).as_slice());
-            return Err(Halted::Spinning { at, task: task.concat(), last });
-        }
-        self.network(|network| network.trace.trace_poll(task, at));
-        self.poll(task);
-        Ok(true)
-    }
-
-    /// Polls the tasks that the next event, or the alarms if `alarms`, will wake at `next`.
-    ///
-    /// All tasks sleep and no time has passed, so such a poll must do nothing. A task that makes
-    /// progress has missed a wake-up, which the event or the alarm would hide.
-    fn check_wake_ups(&self, next: Instant, alarms: bool) -> Result<(), Halted> {
-        let executor = &self.inner.executor;
-        let progress = || {
-            let (spawned, unfinished, woken) = executor.counts();
-            (self.network(|network| network.trace.entries().len()), spawned, unfinished, woken)
-        };
-        let stopped = self.network(|network| network.stopped.clone());
-        self.network(|network| network.next_wakers(next, alarms))
-            .iter()
-            .for_each(Waker::wake_by_ref);
-        while let Some(task) = executor.choose(&stopped, |_| 0) {
-            let Some(info) = executor.task(task) else {
-                self.poll(task); // a task that has ended
-                continue;
-            };
-            let before = progress();
-            self.poll(task);
-            let after = progress();
-            let made = if after.0 > before.0 {
-                self.network(|network| {
-                    format!("it did {:?}", network.trace.entries()[before.0].event)
-                })
-            } else if after.1 > before.1 {
-                "it spawned a task".to_owned()
-            } else if after.2 < before.2 {
-                "it ended".to_owned()
-            } else if after.3 + 1 != before.3 {
-                "it woke a task".to_owned()
-            } else {
-                continue;
-            };
-            let (task, last) = self.describe(&[info]);
-            let (at, seed) = self.network(|network| (network.now, network.seed));
-            let task = task.concat();
-            return Err(Halted::LostWakeUp { at, seed, task, progress: made, last });
-        }
-        Ok(())
-    }
-
-    fn poll(&self, task: u64) {
-        self.network(|network| network.running = Some(task));
-        let reports = self.inner.reports.swap(false, Relaxed);
-        let polled = self.inner.executor.poll(task);
-        if let Err((task, panic)) = polled {
-            if !self.network(|network| network.settings.catch_panics) {
-                let (name, last) = self.describe(&[task]);
-                self.report(&format!("{} has panicked", name.concat()), &last);
-                resume_unwind(panic);
-            }
-            self.inner.counts.with(|counts| counts.panics += 1);
-        }
-        self.inner.reports.store(reports, Relaxed);
-        self.inner.watches.with(|watches| {
-            self.network(|network| {
-                network.running = None;
-                for end in std::mem::take(&mut network.changed) {
-                    let record = &network.end(end).record;
-                    for watch in watches.iter_mut() {
-                        watch(record);
-                    }
-                }
-            });
-        });
-    }
-
-    /// The names of `tasks`, and the last events of their connections.
-    fn describe(&self, tasks: &[TaskInfo]) -> (Vec<String>, Vec<Entry>) {
-        // The caller's error or panic has them.
-        self.inner.reports.store(false, Relaxed);
-        self.network(|network| {
-            network.write_page();
-            let names = tasks.iter().map(|task| network.task_name(task)).collect();
-            (names, network.last_events(tasks))
-        })
-    }
-
-    fn report(&self, what: &str, last: &[Entry]) {
-        if is_quiet() {
-            return;
-        }
-        let (now, seed) = self.network(|network| (network.now, network.seed));
-        eprintln!("{what} at {now}, seed {seed}{}", lines(last));
-    }
 }
 
 impl Drop for World {
@@ -509,7 +406,3 @@ impl fmt::Debug for World {
         f.debug_struct("World").field("now", &self.now()).finish_non_exhaustive()
     }
 }
-
-/// A task that is polled more often without time passing is [`Halted::Spinning`]. A large transfer
-/// without latency takes some hundreds of polls.
-const MAX_POLLS: u32 = 10_000;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use wirestate_core::{drive::Source as _, fanout::LagPolicy, runtime::Runtime as _};
-use wirestate_testkit::sim::{Host, Settings, Socket, World};
+use wirestate_testkit::sim::{Host, Latency, Settings, Socket, World};
 
 use crate::scene::{Scene, all, config, millis, numbers, whole};
 
@@ -31,6 +31,7 @@ fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
         let offered = rate * DURATION.as_secs();
         let config = config().with_on_lag(on_lag).with_window(window).with_lag_wait(LAG_WAIT);
         let latency = Duration::from_micros(50)..=Duration::from_micros(500);
+        let latency = Latency::PerConnection(latency);
         let world = World::with(1, Settings { buffer, latency, ..Settings::default() });
         let scene = Scene::in_world(world, config, vec![whole(rate, 2 * offered)]);
         let healthy = ["healthy", "healthy too"].map(|name| scene.subscriber(name, all()));

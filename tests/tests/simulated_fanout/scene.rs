@@ -164,7 +164,7 @@ impl Scene {
 }
 
 /// Keeps the upstream connected until the server stops.
-async fn reconnect(host: Host, feed: Feed, meter: Meter, shutdown: ShutdownHandle) {
+pub(crate) async fn reconnect(host: Host, feed: Feed, meter: Meter, shutdown: ShutdownHandle) {
     loop {
         if let Ok(socket) = host.connect("upstream:1234").await {
             let clock = host.clock();

@@ -22,7 +22,7 @@ use wirestate_testkit::{
     contract::Checked,
     message::frames,
     script::Ending,
-    sim::{Act, Host, Leftovers, Received, Record, Side, Task, World, act},
+    sim::{Act, Host, Leftovers, Received, Record, Side, Socket, Task, World, act},
 };
 
 /// The most bytes that a machine may queue in these scenes: 64 KiB and one message.
@@ -138,33 +138,42 @@ pub(crate) fn ask(client: &Host, requests: Vec<Message<'static>>) -> Task<Answer
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
-        let client = Checked::new(Client::new(patient()).unwrap(), MAX_QUEUED);
-        let mut drive = Drive::new(client, socket, runtime.clock());
-        let (mut rest, mut replies) = (VecDeque::from(requests.clone()), Vec::new());
-        let outcome = drive
-            .until(|client, now| {
-                let client = client.machine_mut();
-                replies.extend(std::iter::from_fn(|| client.take_reply()));
-                while let Some(request) = rest.front() {
-                    match client.request(request, now) {
-                        Ok(()) => drop(rest.pop_front()),
-                        Err(RequestError::Encode(error)) => panic!("{error}"),
-                        Err(_busy_or_ended) => break,
-                    }
-                }
-                (replies.len() == requests.len()).then_some(())
-            })
-            .await;
-        let ended: Option<Ended<ClientReason>> = outcome.err();
-        if ended.is_none() {
-            let shut_down = |client: &mut Checked<Client>, now| {
-                client.handle(now, wirestate_core::Event::ShutDown);
-                None::<Infallible>
-            };
-            drive.until(shut_down).await.unwrap_err();
-        }
-        Answers { requests, replies, ended: ended.map(|ended| ended.label()) }
+        ask_on(&runtime, socket, requests).await
     })
+}
+
+/// The same, on a connection to the server.
+pub(crate) async fn ask_on(
+    runtime: &Host,
+    socket: Socket,
+    requests: Vec<Message<'static>>,
+) -> Answers {
+    let client = Checked::new(Client::new(patient()).unwrap(), MAX_QUEUED);
+    let mut drive = Drive::new(client, socket, runtime.clock());
+    let (mut rest, mut replies) = (VecDeque::from(requests.clone()), Vec::new());
+    let outcome = drive
+        .until(|client, now| {
+            let client = client.machine_mut();
+            replies.extend(std::iter::from_fn(|| client.take_reply()));
+            while let Some(request) = rest.front() {
+                match client.request(request, now) {
+                    Ok(()) => drop(rest.pop_front()),
+                    Err(RequestError::Encode(error)) => panic!("{error}"),
+                    Err(_busy_or_ended) => break,
+                }
+            }
+            (replies.len() == requests.len()).then_some(())
+        })
+        .await;
+    let ended: Option<Ended<ClientReason>> = outcome.err();
+    if ended.is_none() {
+        let shut_down = |client: &mut Checked<Client>, now| {
+            client.handle(now, wirestate_core::Event::ShutDown);
+            None::<Infallible>
+        };
+        drive.until(shut_down).await.unwrap_err();
+    }
+    Answers { requests, replies, ended: ended.map(|ended| ended.label()) }
 }
 
 /// A client whose timeouts are all ten minutes.
@@ -220,7 +229,7 @@ pub(crate) fn bytes(requests: &[Message<'static>]) -> Vec<u8> {
 
 /// Checks at every step that the server has sent only whole requests that it has received, in
 /// order, followed by at most one error reply.
-fn output_is_requests() -> impl FnMut(&Record) + Send {
+pub(crate) fn output_is_requests() -> impl FnMut(&Record) + Send {
     #[derive(Default)]
     struct Output {
         /// How much of the output is checked, in bytes.
@@ -264,6 +273,7 @@ pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
             && record.received_fin
             && record.ending == Some(Ending::Fin)
             && record.error.is_none()
+            && !record.killed
     };
     let records: Vec<Record> = world.records().into_iter().filter(graceful).collect();
     for record in &records {
