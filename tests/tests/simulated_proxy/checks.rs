@@ -69,7 +69,9 @@ fn clients_are_sent_to_upstreams_that_answer_as_expected() {
     for_each_seed(8, |seed| {
         let check = check().with_send("PING\r\n").with_expect("PING");
         let scene = checking(seed, &["wrong", "echoes"], check.with_fall(number(1)));
-        scene.proxy.set_faults(Faults::harmless(seed));
+        // A check is answered within its timeout.
+        let delay = Duration::ZERO..=Duration::from_millis(20);
+        scene.proxy.set_faults(Faults { delay, ..Faults::harmless(seed) });
         let wrong = scene.world.host("wrong");
         upstream_on(&wrong, "wrong", vec![Act::Send("-ERR".into()), Act::ReceiveAll]);
         scene.echo("echoes");

@@ -43,7 +43,9 @@ fn a_client_gets_a_fin_when_the_upstream_refuses() {
 fn a_refused_client_that_goes_on_sending_gets_a_fin_and_no_reset() {
     for_each_seed(8, |seed| {
         let scene = Scene::with(World::new(seed), small(1 << (seed % 8)), &["nowhere"]);
-        scene.proxy.set_faults(Faults::harmless(seed));
+        // The FIN is sent within the linger time.
+        let delay = seconds(0)..=seconds(1) / 50;
+        scene.proxy.set_faults(Faults { delay, ..Faults::harmless(seed) });
         let client = scene.world.host("client");
         let more = [Act::Wait(seconds(1) / 2), Act::Send(vec![7; 100].into())];
         let acts = [&hello()[..], &more, &[Act::Finish, Act::Wait(seconds(1)), Act::ReceiveAll]];
