@@ -11,6 +11,7 @@
 //! | `nats` | the client of a NATS server (feature `nats`) |
 //! | [`protocol`] | makes a machine of a framed protocol: requests and replies |
 //! | [`proxy`] | relays a client to an upstream |
+//! | [`faults`] | injects faults into the connections of a proxy, from a seed |
 //! | [`mod@proxy_protocol`] | PROXY headers, in which a proxy names its client |
 //! | [`dial`] | keeps a connection to an upstream open |
 //! | [`buffer`] | bounded memory: a ring, a pool of buffers, a quota |
@@ -78,6 +79,7 @@ pub mod dial;
 pub mod drive;
 pub mod echo;
 pub mod fanout;
+pub mod faults;
 pub mod idle;
 #[cfg(feature = "std")]
 mod listen;
@@ -92,6 +94,7 @@ pub mod protocol;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod quantity;
+mod random;
 #[cfg(feature = "std")]
 pub mod runtime;
 #[cfg(feature = "std")]

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::random;
+
 /// Exponential back-off with full jitter: a random wait below a bound that doubles with every
 /// attempt, from 50 ms to 5 s.
 ///
@@ -61,13 +63,10 @@ impl Backoff {
         usize::try_from(self.random() % (n.max(1) as u64)).unwrap_or(0)
     }
 
-    /// `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let number = random::nth(self.random, 0);
+        self.random = self.random.wrapping_add(random::STEP);
+        number
     }
 }
 

@@ -43,7 +43,7 @@ use bytes::Bytes;
 #[cfg(feature = "std")]
 pub use self::seats::Seats;
 #[cfg(feature = "std")]
-pub(crate) use self::turn::{Direct, Readiness, Transfer, Turn, flush, turn};
+pub(crate) use self::turn::{Direct, Readiness, Transfer, Turn, at_most, flush, turn};
 pub use self::{
     buffers::{collect_into, collect_owned, deliver},
     future::Drive,

@@ -349,7 +349,7 @@ impl<M: Machine, S: Source + Sink> Transfer for Direct<'_, M, S> {
 }
 
 /// The first `max` bytes of `bufs`.
-fn at_most<'a, 'b>(max: usize, bufs: &'b mut [&'a [u8]]) -> &'b [&'a [u8]] {
+pub(crate) fn at_most<'a, 'b>(max: usize, bufs: &'b mut [&'a [u8]]) -> &'b [&'a [u8]] {
     if max == usize::MAX {
         return bufs;
     }

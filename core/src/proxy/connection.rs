@@ -17,6 +17,7 @@ use tracing::debug;
 use super::{
     Proxy, ProxyReason, Relay, RelayFactory, Side,
     dialler::{Dialler, Dialling},
+    faulty::{ConnectionFaults, Exempt},
     loop_detection::{LoopDetector, SelfConnection, TrackedConnection},
     pipes::{Directions, Pipes},
     reset_wait::{ResetWait, must_wait},
@@ -25,7 +26,7 @@ use crate::{
     ConnectionError, Event, Instant, Machine, Status,
     admission::{Admitted, Peer, UpstreamConnection},
     drive::{
-        Clock, Ended, Readiness, Sink, Source, Transfer, Turn, deliver, flush,
+        Clock, Direct, Ended, Readiness, Sink, Source, Transfer, Turn, deliver, flush,
         seat::Seated,
         session::{Driven, Session},
         timer::Timer,
@@ -118,7 +119,12 @@ impl<R: Runtime> ProxiedConnection<R> {
     /// Updates the entry in the table of connections, and applies commands and limits of bytes a
     /// second from there. The limits apply to the client's side; the upstream's follows by
     /// backpressure.
+    ///
+    /// A [proxy with faults](Proxy::with_faults) injects those of the entry's number.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
+        if let Some(faults) = &mut self.relaying.faults {
+            faults.set_number(admitted.id());
+        }
         if let Some(throttle) = admitted.throttle() {
             self.relaying.client.readiness.set_throttle(throttle);
             // A pipe is drained as a whole.
@@ -180,6 +186,7 @@ struct Relaying<R: Runtime> {
     client: Connected<R::Socket>,
     upstream: Upstream<R>,
     directions: Directions<R::Socket>,
+    faults: Option<Box<ConnectionFaults>>,
     /// Set while a forwarded reset waits until the output before it is acknowledged. Boxed, since
     /// most connections never need it.
     reset_wait: Option<Box<ResetWait>>,
@@ -287,6 +294,7 @@ impl<R: Runtime> Relaying<R> {
         };
         let relay = proxy.relays().relay(now);
         let mut relaying = Self::with(relay, client, tracked, loops, pipes);
+        relaying.faults = proxy.faults().cloned().map(ConnectionFaults::new).map(Box::new);
         if let Some(SelfConnection(upstream)) = self_connection {
             let upstream = proxy.upstreams().mark_as_self(upstream, now);
             relaying.relay.refuse(ProxyReason::Loop { upstream }, now);
@@ -318,6 +326,7 @@ impl<R: Runtime> Relaying<R> {
             client: Connected::new(client),
             upstream: Upstream::Absent,
             directions: Directions::new(pipes),
+            faults: None,
             reset_wait: None,
             is_local: false,
             upstream_closed_first: false,
@@ -362,6 +371,9 @@ impl<R: Runtime> Relaying<R> {
         self.start_dialling(&runtime, &proxy, peer, destination);
         let mut undelivered = &rest[..];
         deliver(&mut self.relay.side(Side::Client), &mut undelivered, now);
+        if let Some(faults) = &mut self.faults {
+            faults.received(Side::Client, rest.len(), now);
+        }
         debug_assert!(undelivered.is_empty(), "a buffer of at least MIN_BUFFER has room for it");
     }
 
@@ -397,22 +409,40 @@ impl<R: Runtime> Relaying<R> {
     }
 
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Self { relay, directions, reset_wait, client, .. } = self;
-        let is_waiting =
-            relay.forwards_reset(Side::Client) && must_wait(reset_wait, &client.socket, now);
-        let mut transfer = directions.side(Side::Client, relay, &mut client.socket);
-        turn_or_wait(&mut transfer, &mut client.readiness, is_waiting, now, cx)
+        let Self { relay, directions, faults, reset_wait, client, upstream, .. } = self;
+        let Connected { socket, readiness } = client;
+        let is_waiting = relay.forwards_reset(Side::Client) && must_wait(reset_wait, socket, now);
+        let Some(faults) = faults else {
+            let mut transfer = directions.side(Side::Client, relay, socket);
+            return turn_or_wait(&mut transfer, readiness, is_waiting, now, cx);
+        };
+        let exempt = upstream.connected().map_or(Exempt::All, |_| Exempt::Bytes(0));
+        let socket = &mut faults.socket(Side::Client, socket, exempt, now);
+        let mut transfer = Direct { machine: &mut relay.side(Side::Client), socket };
+        let turn = turn_or_wait(&mut transfer, readiness, is_waiting, now, cx);
+        faults.without_discarded(turn)
     }
 
     fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Self { relay, directions, reset_wait, upstream, .. } = self;
+        let Self { relay, directions, faults, reset_wait, upstream, .. } = self;
         let Upstream::Connected(Connected { socket, readiness }, dialler) = upstream else {
             return Turn::Blocked;
         };
         let is_waiting = relay.forwards_reset(Side::Upstream) && must_wait(reset_wait, socket, now);
         let header = relay.unsent_header();
-        let mut transfer = directions.side(Side::Upstream, relay, socket);
-        let turn = turn_or_wait(&mut transfer, readiness, is_waiting, now, cx);
+        let turn = match faults {
+            None => {
+                let mut transfer = directions.side(Side::Upstream, relay, socket);
+                turn_or_wait(&mut transfer, readiness, is_waiting, now, cx)
+            }
+            Some(faults) => {
+                let exempt = Exempt::Bytes(header);
+                let socket = &mut faults.socket(Side::Upstream, socket, exempt, now);
+                let mut transfer = Direct { machine: &mut relay.side(Side::Upstream), socket };
+                let turn = turn_or_wait(&mut transfer, readiness, is_waiting, now, cx);
+                faults.without_discarded(turn)
+            }
+        };
         if let (Turn::Moved { read, written }, Some(dialler)) = (turn, &mut *dialler) {
             let header = header.saturating_sub(self.relay.unsent_header());
             dialler.selection.handle_transfer(read, written - header, now);
@@ -427,6 +457,24 @@ impl<R: Runtime> Relaying<R> {
             self.dial_another(error, now);
         }
         turn
+    }
+
+    /// Does what the faults have decided in this turn. Returns true if that changed the relay.
+    fn apply_faults(&mut self, admitted: Option<&Admitted>, now: Instant) -> bool {
+        let Some(faults) = &mut self.faults else { return false };
+        let mut has_reset = false;
+        if self.upstream.connected().is_some() {
+            for to in Side::BOTH {
+                if self.relay.is_open(to)
+                    && let Some(after) = faults.take_reset(to, now)
+                {
+                    self.relay.inject_reset(to, after);
+                    has_reset = true;
+                }
+            }
+        }
+        faults.report(admitted);
+        has_reset
     }
 
     /// The upstream was lost before a byte was forwarded: dials another one.
@@ -460,7 +508,8 @@ impl<R: Runtime> Driven for Relaying<R> {
         // The upstream's turn is the last one: if it moved bytes, the client's interest may have
         // changed.
         let upstream = self.turn_upstream(cx, now);
-        let upstream_moved = matches!(upstream, Turn::Moved { .. });
+        let has_reset = self.apply_faults(admitted, now);
+        let upstream_moved = matches!(upstream, Turn::Moved { .. }) || has_reset;
         self.is_quiescent = !upstream_moved && self.client.readiness.is_quiescent();
         match client {
             Turn::Moved { .. } => client,
@@ -487,11 +536,15 @@ impl<R: Runtime> Driven for Relaying<R> {
         let flushes = [flush(&self.client), self.upstream.connected().and_then(flush)];
         let reset = self.reset_wait.as_ref().map(|wait| wait.next_poll);
         let relay = self.client.readiness.throttled(self.relay.poll_timeout());
-        flushes.into_iter().chain([relay, reset]).flatten().min()
+        let faults = self.faults.as_ref().and_then(|faults| faults.poll_timeout());
+        flushes.into_iter().chain([relay, reset, faults]).flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        let Self { relay, client, upstream, .. } = self;
+        let Self { relay, client, upstream, faults, .. } = self;
+        if let Some(faults) = faults {
+            faults.handle_timeout(now);
+        }
         let mut unacknowledged = |connected: &mut Connected<_>, side| {
             let Connected { socket, readiness } = connected;
             readiness.handle_timeout(&mut relay.side(side), socket, now)

@@ -46,6 +46,11 @@
 //! open. The next connection is refused, which is logged, and the client's connection is closed.
 //! The others end when the client closes its side, or after [`Config::idle_timeout`].
 //!
+//! # Faults
+//!
+//! [`Proxy::with_faults`] makes a proxy that injects faults into its connections, to test the
+//! programs on both sides of it: see [`faults`](crate::faults).
+//!
 //! # Resources
 //!
 //! A proxied connection takes two open files, and on the thread runtime also an eventfd. In
@@ -62,6 +67,8 @@ mod config;
 mod connection;
 #[cfg(feature = "std")]
 mod dialler;
+#[cfg(feature = "std")]
+mod faulty;
 #[cfg(feature = "std")]
 mod loop_detection;
 #[cfg(feature = "std")]

@@ -11,6 +11,7 @@ use crate::{
     ConfigError,
     admission::Admitted,
     drive::Splice,
+    faults::Injector,
     runtime::{Address, Runtime},
     serve::{DrainReport, Server},
 };
@@ -20,6 +21,7 @@ use crate::{
 pub struct Proxy {
     relays: RelayFactory,
     upstreams: Upstreams,
+    faults: Option<Injector>,
 }
 
 impl Proxy {
@@ -33,7 +35,21 @@ impl Proxy {
             let setting = "the number of upstreams";
             return Err(ConfigError::TooSmall { setting, value: 0, min: 1 });
         }
-        Ok(Self { relays: RelayFactory::new(config)?, upstreams })
+        Ok(Self { relays: RelayFactory::new(config)?, upstreams, faults: None })
+    }
+
+    /// Injects faults into the connections that are made from now on. Their numbers are those of
+    /// [`ProxiedConnection::admitted`]. All their bytes go through memory.
+    ///
+    /// Bytes that a fault holds back wait in the relay: at most [`Config::buffer`] in each
+    /// direction. They count as pending for [`Config::idle_timeout`].
+    pub fn with_faults(self, faults: Injector) -> Self {
+        Self { faults: Some(faults), ..self }
+    }
+
+    /// The faults that it injects.
+    pub fn faults(&self) -> Option<&Injector> {
+        self.faults.as_ref()
     }
 
     /// The factory of the connections' relays, with the settings and the pool of buffers.

@@ -10,6 +10,7 @@ mod checks;
 mod dialling;
 mod faults;
 mod headers;
+mod injected;
 mod loops;
 mod names;
 mod rates;

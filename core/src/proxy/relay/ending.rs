@@ -42,6 +42,26 @@ impl Relay {
         }
     }
 
+    /// Resets both sides for a plan of faults, after `after` bytes to the side `to`. Pending output
+    /// is discarded. The RST to `to` waits until it has acknowledged those bytes
+    /// ([`forwards_reset`](Self::forwards_reset)). The RST to the other side does not wait.
+    ///
+    /// Call it while an upstream is connected. A relay that has another reason to end keeps it.
+    pub fn inject_reset(&mut self, to: Side, after: u64) {
+        self.cause.get_or_insert(ProxyReason::InjectedReset { to, after });
+        for side in Side::BOTH {
+            self.discard(side);
+            let state = &mut self.sides[side];
+            if state.outcome.is_none() {
+                state.read = ReadState::Aborted;
+                if side != to || state.write == WriteState::FinSent {
+                    state.write = WriteState::Resetting;
+                }
+            }
+        }
+        self.settle();
+    }
+
     /// Whether an RST follows the output to `side`, because the other side was lost. The driver
     /// does not drive `side` until the peer has acknowledged that output
     /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). The deadline stays in force.

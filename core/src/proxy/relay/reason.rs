@@ -51,6 +51,14 @@ pub enum ProxyReason {
         /// The address of the upstream, `host:port` or `unix:PATH`.
         upstream: Shared<str>,
     },
+    /// Both sides were reset by a plan of faults ([`faults`](crate::faults)).
+    #[error("reset by the plan of faults, after {after} bytes to the {to}")]
+    InjectedReset {
+        /// The direction that the plan ends.
+        to: Side,
+        /// How many bytes had passed in it.
+        after: u64,
+    },
     /// The client's connection ended before it had a valid PROXY header.
     #[error(transparent)]
     Header(proxy_protocol::ProxyHeaderReason),
@@ -66,6 +74,7 @@ impl crate::Reason for ProxyReason {
             Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
             Self::NoUpstream(error) => error.label(),
             Self::Loop { .. } => "loop",
+            Self::InjectedReset { .. } => "injected_reset",
             Self::Header(reason) => reason.label(),
         }
     }
@@ -73,7 +82,7 @@ impl crate::Reason for ProxyReason {
     fn fault(&self) -> Fault {
         match self {
             Self::Finished => Fault::None,
-            Self::ShutDown => Fault::Requested,
+            Self::ShutDown | Self::InjectedReset { .. } => Fault::Requested,
             Self::IdleTimeout { .. } => Fault::Time,
             Self::Lost { .. } => Fault::Lost,
             Self::NoUpstream(error) => error.fault(),

@@ -6,7 +6,7 @@
 //! | `fanout` | `wirestate_upstream_…`, `wirestate_fanout_…` |
 //! | `message` | `wirestate_requests`, `wirestate_content_bytes` |
 //! | `nats` | `wirestate_ingest_…`, `wirestate_edge_…` |
-//! | `proxy` | `wirestate_proxy_upstream_…` |
+//! | `proxy` | `wirestate_proxy_upstream_…`, `wirestate_proxy_faults_…` |
 //!
 //! Each metric of a service has the label `server`, with the service's name. Metrics of the process
 //! and of the status server do not have it. The command line adds the metrics of its log. The file

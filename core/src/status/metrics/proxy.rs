@@ -1,9 +1,10 @@
-//! The metrics of a proxy, for each upstream.
+//! The metrics of a proxy: for each upstream, and of the faults that it injects.
 
 use super::{Metric, MetricValue, MetricsSource};
 use crate::{
     Instant,
-    proxy::{EndpointCounters, UpstreamCounters, Upstreams},
+    faults::{Injector, Kind},
+    proxy::{EndpointCounters, Side, UpstreamCounters, Upstreams},
 };
 
 /// One time series per upstream that is configured, and one per address of a name: at most 64 for
@@ -78,5 +79,27 @@ impl MetricsSource for Upstreams {
             ]);
         }
         metrics
+    }
+}
+
+/// One time series for each kind of fault and direction.
+impl MetricsSource for Injector {
+    fn metrics(&self, _now: Instant) -> Vec<Metric> {
+        let counters = |to| {
+            let count = |kind: Kind| (kind.label().into(), self.counted(to, kind));
+            MetricValue::Counters { label: "fault", counts: Kind::ALL.map(count).into() }
+        };
+        vec![
+            Metric::new(
+                "wirestate_proxy_faults_to_client",
+                "Connections on which this fault has struck bytes to the client.",
+                counters(Side::Client),
+            ),
+            Metric::new(
+                "wirestate_proxy_faults_to_upstream",
+                "Connections on which this fault has struck bytes to the upstream.",
+                counters(Side::Upstream),
+            ),
+        ]
     }
 }
