@@ -80,6 +80,13 @@ pub(crate) fn wrong_values(flag: &Arg) -> Vec<(OsString, &'static str)> {
             ("10.0.0.1/8", "write 10.0.0.0/8"),
             ("", "expected an address"),
         ]),
+        "PLAN" => texts(&[
+            ("both.slice = 0", "expected at least 1B"),
+            ("both.delay = 5", "expected a time with its unit"),
+            ("to-client.reset.chance = 2", "expected a number from 0.001 to 1"),
+            ("seed = 5", "unknown key `seed`; expected both, to-upstream or to-client"),
+            ("", "expected a file, or a plan"),
+        ]),
         "NAME" => texts(&[("a b", "expected a host name or an IP address")]),
         "FILTER" => texts(&[
             ("debgu", "expected LEVEL or MODULE=LEVEL"),

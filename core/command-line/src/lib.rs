@@ -33,6 +33,7 @@ mod environment;
 mod error;
 mod exit_code;
 mod fanout;
+mod faults;
 mod help;
 mod interrupt;
 mod jitter;
@@ -57,6 +58,7 @@ mod standard_output;
 mod systemd;
 mod terminal;
 mod tls;
+mod toml_file;
 mod usage;
 mod values;
 

@@ -18,6 +18,7 @@ use wirestate_tls::{MaybeTlsStream, TlsRuntime};
 
 use crate::{
     CommandError, CommandRuntime,
+    faults::FaultFlags,
     jitter::jitter_seed,
     open_files, self_upstream,
     server::{self, ConnectFn, Prepared, Serving, Share, Stage, Starting, Task, task},
@@ -75,6 +76,8 @@ pub(super) struct ServerFlags {
     pipes: Option<u64>,
     #[command(flatten)]
     checks: CheckFlags,
+    #[command(flatten)]
+    faults: FaultFlags,
     #[command(flatten)]
     upstream_tls: tls::UpstreamTlsFlags,
     #[command(flatten)]
@@ -214,10 +217,11 @@ pub(super) fn prepare<R: CommandRuntime>(
         Balancing::RoundRobin => Balance::RoundRobin,
         Balancing::LeastConnections => Balance::LeastConnections,
     };
-    // Encrypted data does not go through pipes.
-    let has_tls = flags.server.has_tls() || flags.upstream_tls.is_enabled();
+    let faults = flags.faults.load()?;
+    // Encrypted data, and data with faults, does not go through pipes.
+    let has_pipes = !flags.server.has_tls() && !flags.upstream_tls.is_enabled() && faults.is_none();
     let files = open_files::raise_limit() / share.servers;
-    let pipes = if has_tls { 0 } else { pipes(flags.pipes, files) };
+    let pipes = if has_pipes { pipes(flags.pipes, files) } else { 0 };
     let upstreams = Upstreams::new(flags.upstream.clone(), balance, jitter_seed());
     let upstreams = upstreams.with_backups(flags.backup.clone()).with_server(name.clone());
     let settings = flags.server.proxy_settings::<R>(share, 2 * pipes)?;
@@ -234,11 +238,19 @@ pub(super) fn prepare<R: CommandRuntime>(
         .with_check(flags.checks.config())
         .with_accept_proxy(settings.accept_proxy.clone())
         .with_send_proxy(send_proxy);
-    let proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
+    let mut proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
     let upstream_tls = flags.upstream_tls.load(&flags.upstream[0], flags.connect_timeout)?;
     let settings = settings.with_files_of(upstream_tls.clone());
-    let settings = settings.with_upstreams([flags.upstream, flags.backup].concat());
+    let mut settings = settings.with_upstreams([flags.upstream, flags.backup].concat());
+    if let Some(faults) = faults.clone() {
+        proxy = proxy.with_faults(faults.injector.clone());
+        settings = settings.with_metrics(faults.injector.clone()).with_files(faults);
+    }
     Ok(settings.start(flags.listen, move |starting| {
+        if let Some(faults) = faults {
+            let (plan, seed) = (faults.shown(), faults.injector.seed());
+            warn!(server = name.as_deref(), plan, seed, "faults are injected into connections");
+        }
         proxy.upstreams().continue_from(starting.handle.table());
         let checks = ShutdownHandle::new();
         let serving = serve(starting, proxy.clone(), upstream_tls, &checks)?;

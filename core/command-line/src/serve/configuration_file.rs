@@ -2,12 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::Read,
     ops::Range,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
+use crate::{
+    CommandError,
+    server::{Configuration, Definition, ProcessFlags, ServerCommand, is_free_socket},
+    tls::ServerTlsFlags,
+    toml_file::{self, Mistake, Value, shown},
+};
 use clap::{
     Arg, ArgAction, Args, FromArgMatches, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -15,13 +19,6 @@ use clap::{
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
-};
-use wirestate_core::quantity::Size;
-
-use crate::{
-    CommandError,
-    server::{Configuration, Definition, ProcessFlags, ServerCommand, is_free_socket},
-    tls::ServerTlsFlags,
 };
 
 /// A configuration file.
@@ -39,43 +36,18 @@ struct TopFlags {
     tls: ServerTlsFlags,
 }
 
-/// A value at a place of the file.
-type Value<'i> = Spanned<DeValue<'i>>;
-
-/// A mistake at a place of the file.
-struct Mistake {
-    at: Range<usize>,
-    message: String,
-}
-
 impl ConfigurationFile {
     /// Reads the file.
     ///
     /// # Errors
     /// It cannot be read, or is wrong. The error has the line and the column.
     pub(crate) fn load(&self) -> Result<Configuration, CommandError> {
-        let (path, mut bytes) = (&self.path, Vec::new());
-        fs::File::open(path)
-            .and_then(|file| file.take(MAX_LENGTH + 1).read_to_end(&mut bytes))
-            .map_err(|error| CommandError::ReadConfiguration { path: path.clone(), error })?;
-        if bytes.len() as u64 > MAX_LENGTH {
-            let message = format!("the file is longer than {}", Size(MAX_LENGTH));
-            return Err(Mistake::new(0..0, message).in_file(path, ""));
-        }
-        let text = str::from_utf8(&bytes).map_err(|error| {
-            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            let end = valid.len();
-            Mistake::new(end..end, "this byte is not UTF-8").in_file(path, &valid)
-        })?;
-        parse(text).map_err(|mistake| mistake.in_file(path, text))
+        toml_file::load(&self.path, parse)
     }
 }
 
 fn parse(text: &str) -> Result<Configuration, Mistake> {
-    let document = DeTable::parse(text).map_err(|error| Mistake {
-        at: error.span().unwrap_or(0..0),
-        message: error.message().to_owned(),
-    })?;
+    let document = toml_file::document(text)?;
     let (end, mut top) = (document.span().end, document.into_inner());
     let servers = top.remove("servers").ok_or_else(|| Mistake {
         at: end..end,
@@ -227,10 +199,7 @@ fn words_of_value(
     let is_switch = matches!(flag.get_action(), ArgAction::SetTrue);
     let is_list = matches!(flag.get_action(), ArgAction::Append);
     let word = |value: &Value<'_>| {
-        let (text, number) = (value.get_ref().as_str(), value.get_ref().as_integer());
-        let number = number.filter(|number| number.radix() == 10);
-        let number = number.map(|number| number.as_str().replace('_', ""));
-        let text = text.map(ToOwned::to_owned).or(number).filter(|_| !is_switch);
+        let text = toml_file::word(value.get_ref()).filter(|_| !is_switch);
         let word = text.map(|text| (format!("--{key}={text}"), value.span()));
         word.ok_or_else(|| {
             let expected = match (is_switch, is_list) {
@@ -252,19 +221,6 @@ fn words_of_value(
         }
         Some(values) => values.iter().map(word).collect(),
         None => Ok(vec![word(value)?]),
-    }
-}
-
-/// A value for a message.
-fn shown(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => text.to_string(),
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::Float(number) => number.to_string(),
-        DeValue::Boolean(value) => value.to_string(),
-        DeValue::Datetime(time) => time.to_string(),
-        DeValue::Array(_) => "[…]".into(),
-        DeValue::Table(_) => "{…}".into(),
     }
 }
 
@@ -293,30 +249,13 @@ fn message(error: &clap::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-impl Mistake {
-    fn new(at: Range<usize>, message: impl Into<String>) -> Self {
-        Self { at, message: message.into() }
-    }
-
-    fn in_file(self, path: &Path, text: &str) -> CommandError {
-        let before = &text[..self.at.start.min(text.len())];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        CommandError::Configuration {
-            path: path.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            message: self.message,
-        }
-    }
-}
-
-/// The longest file, in bytes.
-const MAX_LENGTH: u64 = 1024 * 1024;
 /// The longest name of a server, in bytes.
 const MAX_NAME: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::bad_input::wrong_values;
 
