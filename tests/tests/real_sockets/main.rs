@@ -14,6 +14,7 @@ mod conventions;
 mod echo;
 mod fanout;
 mod fanout_sources;
+mod faults;
 mod hand_over;
 mod haproxy;
 mod listening;
@@ -161,6 +162,15 @@ on_every_runtime! {
         a_server_serves_the_bytes_after_a_proxy_header,
         an_incomplete_proxy_header_is_reset_after_its_timeout,
         a_proxy_header_from_an_untrusted_address_is_reset;
+    faults:
+        the_same_seed_gives_the_same_faults_on_every_runtime,
+        a_random_seed_is_logged_and_repeats_the_run,
+        an_injected_reset_comes_to_both_sides,
+        a_half_closed_direction_leaves_the_other_one_open,
+        a_black_hole_answers_nothing,
+        a_hangup_reads_the_plan_again_for_new_connections,
+        a_wrong_plan_is_wrong_usage,
+        redis_cli_reads_what_arrives_in_pieces_and_reports_a_reset;
     upstreams:
         the_log_and_the_list_of_connections_name_the_upstream,
         a_backup_serves_while_the_other_upstreams_are_away,
