@@ -433,20 +433,6 @@ pub enum ConnectionError {
     },
 }
 
-impl ConnectionError {
-    /// The label in metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Reset => "reset",
-            Self::TimedOut => "timed_out",
-            Self::Unreachable => "unreachable",
-            Self::WriteZero => "wrote_zero",
-            Self::Layer => "layer",
-            Self::Other { .. } => "system_error",
-        }
-    }
-}
-
 /// Why a machine ended. `Display` gives a sentence with limit and figure, for a log.
 pub trait Reason: Clone + Debug + Display {
     /// A short name in `snake_case`, without figures, as the label in metrics.
@@ -454,6 +440,12 @@ pub trait Reason: Clone + Debug + Display {
 
     /// Whose fault the end was.
     fn fault(&self) -> Fault;
+
+    /// All that [`label`](Self::label) can return, for tests that demand that each is reached.
+    /// Default: none.
+    fn labels() -> Vec<&'static str> {
+        Vec::new()
+    }
 }
 
 /// Whose fault an end was.
@@ -584,21 +576,69 @@ forward!(&mut M, self => (**self), M::Reason, (**self).reason());
 forward!(Box<M>, self => (**self), M::Reason, (**self).reason());
 forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyReason::of));
 
-/// Implements [`Reason`] by one match. Each arm has the label and the fault.
+/// Implements [`Reason`] by one match. Each arm has the label and the fault. Instead of a label, it
+/// has the type and the name of a value with a label: `(ConnectionError: error, Fault::Lost)`; or
+/// only that, if the value has a fault as well: `(DecodeError: error)`.
 macro_rules! impl_reason {
+    (<$param:ident> $reason:ty { $($arms:tt)* }) => {
+        $crate::machine::impl_reason!(@impl [<$param: $crate::Reason>] $reason { $($arms)* });
+    };
     ($reason:ty { $($arms:tt)* }) => {
-        impl $crate::Reason for $reason {
+        $crate::machine::impl_reason!(@impl [] $reason { $($arms)* });
+    };
+    (@impl [$($params:tt)*] $reason:ty { $($pattern:pat => $arm:tt,)* }) => {
+        impl $($params)* $crate::Reason for $reason {
             fn label(&self) -> &'static str {
-                match self { $($arms)* }.0
+                match self { $($pattern => $crate::machine::impl_reason!(@row $arm),)* }.0
             }
 
             fn fault(&self) -> $crate::Fault {
-                match self { $($arms)* }.1
+                match self { $($pattern => $crate::machine::impl_reason!(@row $arm),)* }.1
+            }
+
+            fn labels() -> ::alloc::vec::Vec<&'static str> {
+                let mut labels = ::alloc::vec::Vec::new();
+                $($crate::machine::impl_reason!(@labels labels $arm);)*
+                labels
+            }
+        }
+    };
+    (@row ($label:literal, $fault:expr)) => { ($label, $fault) };
+    (@row ($type:ty: $value:expr, $fault:expr)) => { ($value.label(), $fault) };
+    (@row ($type:ty: $value:expr)) => { ($value.label(), $value.fault()) };
+    (@labels $labels:ident ($label:literal, $fault:expr)) => { $labels.push($label) };
+    (@labels $labels:ident ($type:ty: $value:expr $(, $fault:expr)?)) => {
+        $labels.extend(<$type>::labels())
+    };
+}
+pub(crate) use impl_reason;
+
+/// Adds a method `label` to an enum, and a function that returns all labels.
+macro_rules! impl_label {
+    ($visibility:vis $type:ty { $($pattern:pat => $label:literal,)* }) => {
+        impl $type {
+            /// The label in metrics.
+            $visibility const fn label(&self) -> &'static str {
+                match self { $($pattern => $label,)* }
+            }
+
+            /// All labels.
+            $visibility const fn labels() -> &'static [&'static str] {
+                &[$($label),*]
             }
         }
     };
 }
-pub(crate) use impl_reason;
+pub(crate) use impl_label;
+
+impl_label!(pub ConnectionError {
+    Self::Reset => "reset",
+    Self::TimedOut => "timed_out",
+    Self::Unreachable => "unreachable",
+    Self::WriteZero => "wrote_zero",
+    Self::Layer => "layer",
+    Self::Other { .. } => "system_error",
+});
 
 /// The most slices that a driver passes to [`Machine::write_bufs`], and so the most in one vectored
 /// write. Linux accepts 1,024 (`IOV_MAX`); beyond 64 the cost of the call itself no longer matters.

@@ -66,6 +66,8 @@ use wirestate_core::{
     Direction, Event, Instant, Interest, Machine, Outbound, Reason, Status, drive::MAX_SLICES,
 };
 
+use crate::coverage;
+
 /// The most units of [work](Machine::work) that one call may do: the default of
 /// [`Budget::work`](wirestate_core::drive::Budget::work), after which a driver yields to other
 /// connections.
@@ -113,6 +115,7 @@ pub struct History {
 impl History {
     /// The history of a new machine, which may queue at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
+        coverage::record_machine();
         Self {
             limit,
             requires_deadlines: false,
@@ -232,6 +235,7 @@ impl<M: Machine> Checked<M> {
     #[track_caller]
     pub fn resume(machine: M, history: History) -> Self {
         let current = Snapshot::of(&machine);
+        coverage::record_state::<M::Reason>(current.status.state);
         let mut checked = Self {
             machine,
             history,
@@ -341,8 +345,14 @@ impl<M: Machine> Checked<M> {
     #[track_caller]
     fn end_call(&mut self, before: &Snapshot, call: impl Debug) -> Snapshot {
         let current = Snapshot::of(&self.machine);
-        let Snapshot { interest, work, reason, .. } = &current;
+        let Snapshot { interest, work, reason, status, .. } = &current;
         let history = &mut self.history;
+        if status.state != before.status.state {
+            coverage::record_state::<M::Reason>(status.state);
+        }
+        if let (None, Some((label, _))) = (&history.reason, reason) {
+            coverage::record_reason::<M::Reason>(label);
+        }
         let legal = !history.input_ended || !interest.read;
         assert!(legal, "machine: it wants to read after the end of its input, after {call:?}");
 

@@ -13,6 +13,8 @@
 //!   wake-ups, stalls, leaks, and resets that are mistaken for an end of the stream.
 //! - [`event_loop`] plays scenes on real sockets to an event loop of your own, which drives the
 //!   machines. It finds a loop that misses a wake-up, a deadline or an event, or is busy.
+//! - [`coverage`] records which faults, states and reasons a test has reached. It finds tests that
+//!   no longer test what they should.
 //!
 //! # Testing a machine of your own
 //!
@@ -71,6 +73,7 @@
 #![forbid(unsafe_code)]
 
 pub mod contract;
+pub mod coverage;
 pub mod event_loop;
 pub mod message;
 mod regressions;

@@ -16,15 +16,16 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
     buffer::Pool,
     echo::{
-        Client, ClientConfig, Config, Connection, Prefix, Server, StreamClient, StreamConfig,
-        StreamReason,
+        Client, ClientConfig, ClientReason, Config, Connection, EchoReason, Prefix, Server,
+        StreamClient, StreamConfig, StreamReason,
     },
     shared::Shared,
 };
 use wirestate_testkit::{
     contract::Checked,
+    coverage::Coverage,
     proptest_config,
-    script::{self, Ending, Op, Player},
+    script::{self, CONNECTION_ERRORS, Ending, Op, Player},
 };
 
 const SIZE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
@@ -520,4 +521,72 @@ fn rule_9_release_is_optional_and_legal_in_every_state() {
     let transcript = script::play(&mut checked(config()), &ops);
     assert_eq!(transcript.label, Some("finished"));
     assert_eq!(script::play(&mut checked(config()), &released), transcript);
+}
+
+/// Asserts that `machine` ends by each error of the connection.
+fn ends_by_each_error<M: Machine>(machine: impl Fn() -> M) {
+    for error in CONNECTION_ERRORS {
+        let ops = [Op::Error(Direction::Read, error)];
+        let transcript = script::play_to_end(&mut machine(), &ops);
+        assert_eq!(transcript.label, Some(error.label()));
+    }
+}
+
+#[test]
+fn every_reason_of_an_echo_is_reached() {
+    let coverage = Coverage::start();
+    for (op, label) in
+        [(Op::Eof, "finished"), (Op::ShutDown, "shut_down"), (Op::Timeout, "idle_timeout")]
+    {
+        let ops = [Op::Receive(b"hello".to_vec()), Op::Accept(5), op];
+        assert_eq!(script::play_to_end(&mut checked(config()), &ops).label, Some(label));
+    }
+    ends_by_each_error(|| checked(config()));
+    coverage.demand_reasons::<EchoReason>();
+}
+
+#[test]
+fn every_reason_of_an_echo_client_is_reached() {
+    let coverage = Coverage::start();
+    let client = || {
+        let mut client = Client::new(ClientConfig::default().with_max_reply(64));
+        assert!(client.send("hello".into(), Instant::EPOCH));
+        Checked::new(client, 5)
+    };
+    for (op, label) in [
+        (Op::ShutDown, "shut_down"),
+        (Op::Eof, "closed"),
+        (Op::Timeout, "no_reply"),
+        (Op::Receive(vec![0; 65]), "reply_too_long"),
+    ] {
+        let transcript = script::play_to_end(&mut client(), &[Op::Accept(5), op]);
+        assert_eq!(transcript.label, Some(label));
+    }
+    ends_by_each_error(client);
+    coverage.demand_reasons::<ClientReason>();
+}
+
+#[test]
+fn every_reason_of_a_stream_client_is_reached() {
+    let coverage = Coverage::start();
+    let client = |has_input: bool| {
+        let mut client = StreamClient::new(StreamConfig::default()).unwrap();
+        if has_input {
+            client.send("hello".into(), Instant::EPOCH);
+        } else {
+            client.finish(Instant::EPOCH);
+        }
+        Checked::new(client, 5)
+    };
+    for (has_input, ops, label) in [
+        (false, vec![Op::Finished, Op::Eof], "complete"),
+        (true, vec![Op::Accept(5), Op::Eof], "closed"),
+        (true, vec![Op::Timeout], "idle_timeout"),
+        (true, vec![Op::ShutDown], "shut_down"),
+    ] {
+        let transcript = script::play_to_end(&mut client(has_input), &ops);
+        assert_eq!(transcript.label, Some(label), "{ops:?}");
+    }
+    ends_by_each_error(|| client(true));
+    coverage.demand_reasons::<StreamReason>();
 }

@@ -29,8 +29,12 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    coverage::Coverage,
     for_each_seed, proptest_config,
-    script::{self, Ending, Op, Transcript, play_out, split_invariant, split_invariant_exhaustive},
+    script::{
+        self, CONNECTION_ERRORS, Ending, Op, Transcript, play_out, split_invariant,
+        split_invariant_exhaustive,
+    },
     sim::{Act, Buffering, Faults, Leftovers, Settings, World, act},
 };
 
@@ -860,4 +864,29 @@ fn the_reason_of_a_coroutine_with_its_own_error_is_that_error() {
         (transcript.label, machine.reason()),
         (Some("wrong"), Some(CoroutineReason::Failed(Wrong)))
     );
+}
+
+#[test]
+fn every_reason_is_reached() {
+    let coverage = Coverage::start();
+    let end = |ops: &[Op]| {
+        let mut machine = machine(config().with_deadline(None), session);
+        script::play_to_end(&mut machine, ops).label.unwrap()
+    };
+    let receive = |text: &str| Op::Receive(text.into());
+    for (ops, label) in [
+        (vec![receive("one\n"), Op::Eof], "finished"),
+        (vec![receive("on"), Op::Eof], "truncated"),
+        (vec![receive("fifteen letters\n")], "too_long"),
+        (vec![Op::Timeout], "read_timeout"),
+        (vec![receive("on"), Op::Timeout], "deadline"),
+        (vec![Op::ShutDown], "shut_down"),
+        (vec![receive("one\n"), Op::Timeout], "write_stalled"),
+    ] {
+        assert_eq!(end(&ops), label, "{ops:?}");
+    }
+    for error in CONNECTION_ERRORS {
+        assert_eq!(end(&[Op::Error(Direction::Read, error)]), error.label());
+    }
+    coverage.demand_reasons::<CoroutineReason<Error>>();
 }

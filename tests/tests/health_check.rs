@@ -10,7 +10,8 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{self, Op, Transcript, ops_of, play_out},
+    coverage::Coverage,
+    script::{self, CONNECTION_ERRORS, Op, Transcript, ops_of, play_out},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +35,7 @@ fn receive(bytes: &str) -> Op {
 /// The label of the reason, and whether everything was sent.
 #[test]
 fn a_check_passes_if_the_answer_begins_as_expected_and_everything_is_sent() {
+    let coverage = Coverage::start();
     let fails = |direction| Op::Error(direction, ConnectionError::Reset);
     for (send, expect, ops, label) in [
         ("", "", vec![], "passed"),
@@ -52,6 +54,11 @@ fn a_check_passes_if_the_answer_begins_as_expected_and_everything_is_sent() {
         let transcript = play(send, expect, &ops);
         assert_eq!(transcript.label, Some(label), "{send:?} {expect:?} {ops:?}");
     }
+    for error in CONNECTION_ERRORS {
+        let transcript = play("", "220 ", &[Op::Error(Direction::Read, error)]);
+        assert_eq!(transcript.label, Some(error.label()));
+    }
+    coverage.demand_reasons::<CheckReason>();
 }
 
 #[test]

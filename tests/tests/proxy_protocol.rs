@@ -7,15 +7,18 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Instant, Machine, Reason as _,
+    Direction, Instant, Machine, Reason as _,
     admission::{Peer, Refused},
     echo::{Config, Connection, Prefix, Server},
-    proxy_protocol::{Header, HeaderPolicy, HeaderReader, Version, WithProxyHeader, encode},
+    proxy_protocol::{
+        Header, HeaderPolicy, HeaderReader, ProxyHeaderReason, Version, WithProxyHeader, encode,
+    },
 };
 use wirestate_testkit::{
     contract::Checked,
+    coverage::Coverage,
     proptest_config,
-    script::{self, Ending, Op},
+    script::{self, CONNECTION_ERRORS, Ending, Op},
 };
 
 /// The size of the echo's buffer.
@@ -196,4 +199,32 @@ fn a_long_header_is_read_to_its_end_and_no_further() {
         let transcript = script::play_out(&mut with_header(echo(false)), &ops);
         assert_eq!(transcript.output, b"hello", "in pieces of {piece}");
     }
+}
+
+#[test]
+fn every_reason_of_a_header_is_reached() {
+    let coverage = Coverage::start();
+    let end = |peer: &str, ops: &[Op]| {
+        let peer = Peer::Ip(peer.parse().unwrap());
+        let reader = HeaderReader::new(&HeaderPolicy::default(), peer, Instant::EPOCH);
+        script::play_to_end(&mut Checked::new(reader, 0), ops).label.unwrap()
+    };
+    let trusted = "127.0.0.1:4000";
+    let receive = |text: &str| Op::Receive(text.into());
+    assert_eq!(end("192.0.2.1:4000", &[]), "proxy_header_untrusted");
+    for (ops, label) in [
+        (vec![receive("GET / HTTP/1.1")], "proxy_header_malformed"),
+        (vec![receive("PROXY"), Op::Eof], "proxy_header_truncated"),
+        (vec![receive("PROXY"), Op::Timeout], "proxy_header_late"),
+        (vec![Op::ShutDown], "shut_down"),
+    ] {
+        assert_eq!(end(trusted, &ops), label, "{ops:?}");
+    }
+    for error in CONNECTION_ERRORS {
+        assert_eq!(end(trusted, &[Op::Error(Direction::Read, error)]), error.label());
+    }
+    let mut refused = HeaderReader::new(&HeaderPolicy::default(), proxy(), Instant::EPOCH);
+    refused.refuse(Refused::AddressFull { network: "192.0.2.7".parse().unwrap(), limit: 1 });
+    script::play_to_end(&mut Checked::new(refused, 0), &[]);
+    coverage.demand_reasons::<ProxyHeaderReason>();
 }

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::{ConnectionError, Direction, Fault, Reason, machine::impl_reason, quantity::Time};
+use crate::{ConnectionError, Direction, Fault, machine::impl_reason, quantity::Time};
 
 /// Why an operation of [`Io`](super::Io) failed. The connection still works: the coroutine may
 /// write an error reply.
@@ -92,23 +92,10 @@ pub enum CoroutineReason<E> {
     },
 }
 
-impl<E: Reason> Reason for CoroutineReason<E> {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Failed(error) => error.label(),
-            Self::Deadline { .. } => "deadline",
-            Self::WriteStalled { .. } => "write_stalled",
-            Self::Lost { error, .. } => error.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Finished => Fault::None,
-            Self::Failed(error) => error.fault(),
-            Self::Deadline { .. } | Self::WriteStalled { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(<E> CoroutineReason<E> {
+    Self::Finished => ("finished", Fault::None),
+    Self::Failed(error) => (E: error),
+    Self::Deadline { .. } => ("deadline", Fault::Time),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
+});

@@ -156,7 +156,7 @@ impl_reason!(CheckReason {
     Self::Closed { .. } => ("closed", Fault::Peer),
     Self::Timeout { .. } => ("timeout", Fault::Time),
     Self::ShutDown => ("shut_down", Fault::Requested),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl Check {

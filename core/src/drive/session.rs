@@ -8,6 +8,7 @@ use super::turn::Turn;
 use crate::{
     Fault, Instant, Reason, Status,
     admission::{Admitted, Command},
+    machine::impl_reason,
 };
 
 /// A connection that the loop drives until its machine has ended.
@@ -163,21 +164,10 @@ impl<R: Reason> fmt::Display for Ended<R> {
 
 impl<R: Reason> core::error::Error for Ended<R> {}
 
-impl<R: Reason> Reason for Ended<R> {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Reason(reason) => reason.label(),
-            Self::Aborted => "aborted",
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Reason(reason) => reason.fault(),
-            Self::Aborted => Fault::Requested,
-        }
-    }
-}
+impl_reason!(<R> Ended<R> {
+    Self::Reason(reason) => (R: reason),
+    Self::Aborted => ("aborted", Fault::Requested),
+});
 
 impl Session {
     pub(crate) fn new() -> Self {
@@ -448,21 +438,10 @@ enum DriverReason {
     Panicked,
 }
 
-impl Reason for DriverReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::HealthCheck => "health_check",
-            Self::Panicked => "panicked",
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::HealthCheck => Fault::None,
-            Self::Panicked => Fault::Bug,
-        }
-    }
-}
+impl_reason!(DriverReason {
+    Self::HealthCheck => ("health_check", Fault::None),
+    Self::Panicked => ("panicked", Fault::Bug),
+});
 
 /// How long a deadline may be overdue while input still arrives.
 const MAX_OVERDUE: Duration = Duration::from_millis(100);

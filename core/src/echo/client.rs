@@ -147,7 +147,7 @@ impl_reason!(ClientReason {
     Self::Closed => ("closed", Fault::Peer),
     Self::NoReply { .. } => ("no_reply", Fault::Time),
     Self::ReplyTooLong { .. } => ("reply_too_long", Fault::Limit),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl Client {

@@ -72,7 +72,7 @@ impl_reason!(EchoReason {
     Self::Finished => ("finished", Fault::None),
     Self::ShutDown { .. } => ("shut_down", Fault::Requested),
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl Connection {

@@ -149,7 +149,7 @@ impl_reason!(StreamReason {
     Self::Closed { .. } => ("closed", Fault::Peer),
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
     Self::ShutDown => ("shut_down", Fault::Requested),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl StreamClient {

@@ -47,7 +47,7 @@ pub enum ClientReason {
 impl_reason!(ClientReason {
     Self::Closed => ("closed", Fault::Peer),
     Self::ShutDown => ("shut_down", Fault::Requested),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl Client {

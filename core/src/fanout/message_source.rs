@@ -141,7 +141,7 @@ impl_reason!(MessageSourceReason {
     Self::Left { .. } => ("left", Fault::None),
     Self::ShutDown => ("shut_down", Fault::Requested),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl MessageSource {

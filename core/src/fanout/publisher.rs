@@ -124,7 +124,7 @@ impl_reason!(PublisherReason {
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
     Self::MessageTimeout { .. } => ("message_timeout", Fault::Time),
     Self::ShutDown => ("shut_down", Fault::Requested),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl Publisher {

@@ -91,7 +91,7 @@ impl_reason!(SubscriberReason {
     Self::Gap => ("gap", Fault::Lost),
     Self::Lagged { .. } => ("lagged", Fault::Limit),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl Subscriber {

@@ -94,7 +94,7 @@ impl_reason!(UpstreamReason {
     Self::TooLong(_) => ("message_too_long", Fault::Limit),
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
     Self::ShutDown => ("shut_down", Fault::Requested),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 impl Upstream {

@@ -4,6 +4,7 @@ use alloc::{string::String, vec::Vec};
 use core::ops::Range;
 
 use super::{Subscription, message::Head};
+use crate::machine::impl_label;
 
 /// An operation's line. Ranges refer to the line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,22 +72,17 @@ pub enum Malformed {
     BeforeInfo,
 }
 
-impl Malformed {
-    /// The label in metrics.
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::NotNats { .. } => "not_nats",
-            Self::LineEnd
-            | Self::UnknownOperation { .. }
-            | Self::Fields { .. }
-            | Self::Number { .. }
-            | Self::HeadersLength { .. }
-            | Self::Payload { .. }
-            | Self::UnexpectedPong
-            | Self::BeforeInfo => "malformed",
-        }
-    }
-}
+impl_label!(pub(super) Malformed {
+    Self::NotNats { .. } => "not_nats",
+    Self::LineEnd
+    | Self::UnknownOperation { .. }
+    | Self::Fields { .. }
+    | Self::Number { .. }
+    | Self::HeadersLength { .. }
+    | Self::Payload { .. }
+    | Self::UnexpectedPong
+    | Self::BeforeInfo => "malformed",
+});
 
 /// Parses a line, which includes its line end.
 pub(super) fn parse(line: &[u8]) -> Result<Line, Malformed> {

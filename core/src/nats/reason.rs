@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::{InvalidInfo, Malformed};
 use crate::{
     ConnectionError, Direction, Fault,
-    machine::impl_reason,
+    machine::{impl_label, impl_reason},
     quantity::{Size, Time},
 };
 
@@ -122,11 +122,11 @@ impl_reason!(ClientReason {
     Self::Greeted => ("greeted", Fault::None),
     Self::Closed { .. } => ("closed", Fault::Lost),
     Self::Truncated { .. } => ("truncated", Fault::Lost),
-    Self::Refused(error) => (error.kind.label(), Fault::Peer),
+    Self::Refused(error) => (ServerErrorKind: error.kind, Fault::Peer),
     Self::TlsRequired => ("tls_required", Fault::Peer),
     Self::InputBeforeTls { .. } => ("input_before_tls", Fault::Peer),
     Self::Signing(_) => ("signing", Fault::Requested),
-    Self::Malformed(error) => (error.label(), Fault::Peer),
+    Self::Malformed(error) => (Malformed: error, Fault::Peer),
     Self::InvalidInfo(_) => ("malformed_info", Fault::Peer),
     Self::LineTooLong { .. } => ("line_too_long", Fault::Limit),
     Self::MessageTooLong { .. } => ("message_too_long", Fault::Limit),
@@ -134,7 +134,7 @@ impl_reason!(ClientReason {
     Self::PongTimeout { .. } => ("pong_timeout", Fault::Time),
     Self::FrameTimeout { .. } => ("frame_timeout", Fault::Time),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
 });
 
 /// The text about an error that came before.
@@ -221,26 +221,6 @@ impl ServerErrorKind {
         }
     }
 
-    fn label(self) -> &'static str {
-        match self {
-            Self::Authorization => "authorization",
-            Self::AuthenticationTimeout => "authentication_timeout",
-            Self::AuthenticationExpired => "authentication_expired",
-            Self::MaxConnections => "max_connections",
-            Self::StaleConnection => "stale_connection",
-            Self::SlowConsumer => "slow_consumer",
-            Self::MaxPayload => "max_payload",
-            Self::Protocol => "protocol",
-            Self::TlsRequired => "tls_required",
-            Self::WrongPort => "wrong_port",
-            Self::PublishPermission => "publish_permission",
-            Self::SubscribePermission => "subscribe_permission",
-            Self::InvalidSubject => "invalid_subject",
-            Self::MaxSubscriptions => "max_subscriptions",
-            Self::Other => "server_error",
-        }
-    }
-
     fn of(text: &str) -> Self {
         let text = text.as_bytes();
         let begins = |(begin, _): &&(&str, Self)| {
@@ -249,6 +229,24 @@ impl ServerErrorKind {
         TEXTS.iter().find(begins).map_or(Self::Other, |(_, kind)| *kind)
     }
 }
+
+impl_label!(ServerErrorKind {
+    Self::Authorization => "authorization",
+    Self::AuthenticationTimeout => "authentication_timeout",
+    Self::AuthenticationExpired => "authentication_expired",
+    Self::MaxConnections => "max_connections",
+    Self::StaleConnection => "stale_connection",
+    Self::SlowConsumer => "slow_consumer",
+    Self::MaxPayload => "max_payload",
+    Self::Protocol => "protocol",
+    Self::TlsRequired => "tls_required",
+    Self::WrongPort => "wrong_port",
+    Self::PublishPermission => "publish_permission",
+    Self::SubscribePermission => "subscribe_permission",
+    Self::InvalidSubject => "invalid_subject",
+    Self::MaxSubscriptions => "max_subscriptions",
+    Self::Other => "server_error",
+});
 
 /// How the texts begin.
 const TEXTS: &[(&str, ServerErrorKind)] = &[

@@ -4,7 +4,10 @@ use alloc::{borrow::Cow, format, string::String};
 use core::time::Duration;
 
 use super::NoSpace;
-use crate::{ConnectionError, Direction, Fault, Reason, buffer::QuotaExceeded, quantity::Time};
+use crate::{
+    ConnectionError, Direction, Fault, Reason, buffer::QuotaExceeded, machine::impl_reason,
+    quantity::Time,
+};
 
 /// Why a connection of a framed protocol ended. `E` is the protocol's own
 /// [`Error`](super::Protocol::Error).
@@ -137,36 +140,24 @@ impl<E: Reason> ProtocolReason<E> {
             | Self::Lost { .. } => false,
         }
     }
-
-    fn label_and_fault(&self) -> (&'static str, Fault) {
-        match self {
-            Self::Finished => ("finished", Fault::None),
-            Self::Answered => ("answered", Fault::None),
-            Self::ShutDown => ("shut_down", Fault::Requested),
-            Self::IdleTimeout { fault, .. } => ("idle_timeout", *fault),
-            Self::Evicted { .. } => ("evicted", Fault::None),
-            Self::Malformed(error) => (error.label(), error.fault()),
-            Self::Truncated { .. } => ("truncated", Fault::Peer),
-            Self::FrameTooLong { .. } => ("frame_too_long", Fault::Limit),
-            Self::FrameTimeout { has_header: false, .. } => ("header_timeout", Fault::Time),
-            Self::FrameTimeout { has_header: true, .. } => ("content_timeout", Fault::Time),
-            Self::Memory(_) => ("memory", Fault::Limit),
-            Self::ServiceTimeout { .. } => ("service_timeout", Fault::Time),
-            Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
-            Self::Lost { error, .. } => (error.label(), Fault::Lost),
-        }
-    }
 }
 
-impl<E: Reason> Reason for ProtocolReason<E> {
-    fn label(&self) -> &'static str {
-        self.label_and_fault().0
-    }
-
-    fn fault(&self) -> Fault {
-        self.label_and_fault().1
-    }
-}
+impl_reason!(<E> ProtocolReason<E> {
+    Self::Finished => ("finished", Fault::None),
+    Self::Answered => ("answered", Fault::None),
+    Self::ShutDown => ("shut_down", Fault::Requested),
+    Self::IdleTimeout { fault, .. } => ("idle_timeout", *fault),
+    Self::Evicted { .. } => ("evicted", Fault::None),
+    Self::Malformed(error) => (E: error),
+    Self::Truncated { .. } => ("truncated", Fault::Peer),
+    Self::FrameTooLong { .. } => ("frame_too_long", Fault::Limit),
+    Self::FrameTimeout { has_header: false, .. } => ("header_timeout", Fault::Time),
+    Self::FrameTimeout { has_header: true, .. } => ("content_timeout", Fault::Time),
+    Self::Memory(_) => ("memory", Fault::Limit),
+    Self::ServiceTimeout { .. } => ("service_timeout", Fault::Time),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
+});
 
 impl<E: Reason> From<NoSpace> for ProtocolReason<E> {
     fn from(error: NoSpace) -> Self {
@@ -199,12 +190,6 @@ impl<T: Into<Cow<'static, str>>> From<T> for Malformed {
     }
 }
 
-impl Reason for Malformed {
-    fn label(&self) -> &'static str {
-        "malformed"
-    }
-
-    fn fault(&self) -> Fault {
-        Fault::Peer
-    }
-}
+impl_reason!(Malformed {
+    Self(_) => ("malformed", Fault::Peer),
+});

@@ -7,6 +7,7 @@ use super::{Header, HeaderPolicy, MAX_LEN, ParseError, parse};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     admission::{Peer, Refused},
+    machine::impl_reason,
     quantity::Time,
     teardown::{FIN_TIMEOUT, Teardown},
 };
@@ -88,29 +89,15 @@ pub enum ProxyHeaderReason {
     ShutDown,
 }
 
-impl crate::Reason for ProxyHeaderReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Untrusted { .. } => "proxy_header_untrusted",
-            Self::Malformed(_) => "proxy_header_malformed",
-            Self::Truncated { .. } => "proxy_header_truncated",
-            Self::Late { .. } => "proxy_header_late",
-            Self::Refused(_) => "proxy_header_refused",
-            Self::Lost { error, .. } => error.label(),
-            Self::ShutDown => "shut_down",
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Untrusted { .. } | Self::Malformed(_) | Self::Truncated { .. } => Fault::Peer,
-            Self::Late { .. } => Fault::Time,
-            Self::Refused(_) => Fault::Limit,
-            Self::Lost { .. } => Fault::Lost,
-            Self::ShutDown => Fault::Requested,
-        }
-    }
-}
+impl_reason!(ProxyHeaderReason {
+    Self::Untrusted { .. } => ("proxy_header_untrusted", Fault::Peer),
+    Self::Malformed(_) => ("proxy_header_malformed", Fault::Peer),
+    Self::Truncated { .. } => ("proxy_header_truncated", Fault::Peer),
+    Self::Late { .. } => ("proxy_header_late", Fault::Time),
+    Self::Refused(_) => ("proxy_header_refused", Fault::Limit),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
+    Self::ShutDown => ("shut_down", Fault::Requested),
+});
 
 impl HeaderReader {
     /// A machine that awaits a header from `peer`, which has connected at `now`.

@@ -7,9 +7,10 @@ use bytes::Bytes;
 
 use super::{Header, HeaderPolicy, HeaderReader, ProxyHeaderReason};
 use crate::{
-    Event, Fault, Instant, Interest, Machine, Status,
+    Event, Instant, Interest, Machine, Status,
     admission::{Peer, Refused},
     drive,
+    machine::impl_reason,
 };
 
 /// A machine whose connection begins with a PROXY header. It receives the header, then becomes the
@@ -69,21 +70,10 @@ pub enum WithProxyHeaderReason<R> {
     Inner(R),
 }
 
-impl<R: crate::Reason> crate::Reason for WithProxyHeaderReason<R> {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Header(reason) => reason.label(),
-            Self::Inner(reason) => reason.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Header(reason) => reason.fault(),
-            Self::Inner(reason) => reason.fault(),
-        }
-    }
-}
+impl_reason!(<R> WithProxyHeaderReason<R> {
+    Self::Header(reason) => (ProxyHeaderReason: reason),
+    Self::Inner(reason) => (R: reason),
+});
 
 impl<M, F> WithProxyHeader<M, F>
 where

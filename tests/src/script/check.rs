@@ -1,7 +1,7 @@
 //! Checks the output of a machine against a model of its protocol.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt::Debug,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
@@ -118,6 +118,8 @@ impl Check {
     ) {
         let Self { config, pauses } = self;
         let played = RefCell::new(Vec::new());
+        // The second stays one behind once a script has failed.
+        let (begun, passed) = (Cell::new(0), Cell::new(0));
         let run = |script: &Script<F>| {
             played.borrow_mut().clear();
             let mut machine_under_test = machine();
@@ -141,7 +143,13 @@ impl Check {
             });
             difference.map_or(Ok(()), |text| Err(TestCaseError::fail(text)))
         };
-        let result = TestRunner::new(config).run(&scripts(&frames, pauses), |script| run(&script));
+        let result = TestRunner::new(config).run(&scripts(&frames, pauses), |script| {
+            let counts = begun.get() == passed.get();
+            begun.set(begun.get() + u64::from(counts));
+            run(&script)?;
+            passed.set(passed.get() + u64::from(counts));
+            Ok(())
+        });
         match result {
             Ok(()) => {}
             Err(TestError::Abort(reason)) => panic!("no script can be drawn: {reason}"),
@@ -149,7 +157,11 @@ impl Check {
                 // The script that was played last is not always the smallest one.
                 let _ = catch_unwind(AssertUnwindSafe(|| run(&script)));
                 let ops: Vec<String> = played.take().iter().map(line).collect();
-                panic!("{reason}\nafter these ops, and all pending output:{}", ops.concat());
+                panic!(
+                    "{reason}\nafter these ops, and all pending output:{}\nscripts that passed: {}",
+                    ops.concat(),
+                    passed.get()
+                );
             }
         }
     }

@@ -51,7 +51,7 @@ pub use self::{
         byte_by_byte, cut_invariant, cuts, every_cut, every_cut_in_two, pieces, split_invariant,
         split_invariant_exhaustive, whole,
     },
-    strategy::{garbage, ops, ops_of, truncated},
+    strategy::{CONNECTION_ERRORS, garbage, ops, ops_of, truncated},
 };
 
 /// An operation of a script. `Debug` prints bytes as `b"…"`.
@@ -212,6 +212,27 @@ pub fn play_out<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
     }
     player.play_out();
     player.transcript()
+}
+
+/// Plays `ops` to `machine`, then accepts all its output and lets its deadlines pass, until it has
+/// ended.
+///
+/// # Panics
+/// If it has not ended after 16 deadlines, or has none.
+#[track_caller]
+pub fn play_to_end<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
+    let mut player = Player::new(machine);
+    for op in ops {
+        player.play(op);
+    }
+    for _ in 0..MAX_DEADLINES {
+        player.play_out();
+        if player.machine().interest().is_done() {
+            return player.transcript();
+        }
+        player.play(&Op::Timeout);
+    }
+    panic!("it has not ended after {MAX_DEADLINES} deadlines: {:?}", player.transcript());
 }
 
 /// Takes all output that `machine` has now, for a test without a script.
@@ -442,6 +463,8 @@ impl<'a, M: Machine> Player<'a, M> {
 /// The most timeouts that a machine spends on counting acknowledged bytes before it reports a stall
 /// ([`WriteProgress`](wirestate_core::WriteProgress)).
 const MAX_OBSERVATIONS: usize = 8;
+/// The most deadlines that pass before a machine ends.
+const MAX_DEADLINES: usize = 16;
 /// The most times in a row that `poll_shared` may return true, or that there may be more output.
 const MAX_POLLS: usize = 10_000;
 /// The most bytes shown before and after a difference.

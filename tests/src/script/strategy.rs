@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, sample::select};
 use wirestate_core::{ConnectionError, Direction};
 
 use super::Op;
@@ -160,13 +160,20 @@ fn direction() -> impl Strategy<Value = Direction> {
 
 fn error() -> impl Strategy<Value = ConnectionError> {
     prop_oneof![
-        Just(ConnectionError::Reset),
-        Just(ConnectionError::TimedOut),
-        Just(ConnectionError::Unreachable),
-        Just(ConnectionError::WriteZero),
-        any::<i32>().prop_map(|errno| ConnectionError::Other { errno }),
+        5 => select(&CONNECTION_ERRORS[..5]),
+        1 => any::<i32>().prop_map(|errno| ConnectionError::Other { errno }),
     ]
 }
+
+/// One [`ConnectionError`] of each kind.
+pub const CONNECTION_ERRORS: [ConnectionError; 6] = [
+    ConnectionError::Reset,
+    ConnectionError::TimedOut,
+    ConnectionError::Unreachable,
+    ConnectionError::WriteZero,
+    ConnectionError::Layer,
+    ConnectionError::Other { errno: 5 },
+];
 
 #[cfg(test)]
 mod tests {

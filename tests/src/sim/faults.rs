@@ -6,6 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
 
 use super::decisions::Stream;
+use crate::coverage;
 
 /// How often faults strike on the sockets of one [`Host`](super::Host).
 ///
@@ -140,10 +141,14 @@ impl Dice {
             return false;
         }
         let mut random = || self.rng.random_ratio(u32::from(chance.min(1000)), 1000);
-        match &mut self.stream {
+        let strikes = match &mut self.stream {
             None => random(),
             Some(stream) => stream.strikes(name, random),
+        };
+        if strikes {
+            coverage::record_fault(name);
         }
+        strikes
     }
 
     /// Decides on a duration.

@@ -19,6 +19,7 @@ use super::{
     Entry, Host, Latency, Record, Task, Trace, case, connection::Connection, executor::Executor,
     faults::Dice, network::Network, report::lines,
 };
+use crate::coverage;
 
 /// The settings of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +176,7 @@ impl World {
     #[track_caller]
     pub fn with(seed: u64, settings: Settings) -> Self {
         assert!(settings.buffer > 0, "the buffer must be at least 1 byte");
+        coverage::record_world();
         let network = Network::new(seed, settings);
         let order = network.dice("order");
         let inner = Arc::new(Inner {

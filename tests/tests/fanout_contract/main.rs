@@ -11,4 +11,5 @@ mod messages;
 mod owned_buffers;
 mod publishers;
 mod readers;
+mod reasons;
 mod together;

@@ -7,6 +7,7 @@ mod client;
 mod connection;
 mod deadlines;
 mod owned;
+mod reasons;
 mod services;
 
 use proptest::{collection::vec, prelude::*};

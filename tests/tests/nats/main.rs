@@ -17,6 +17,7 @@ mod operations;
 mod program;
 mod publishing;
 mod real_server;
+mod reasons;
 mod simulated;
 mod streams;
 mod tiers;

@@ -24,23 +24,23 @@ const NOW: Instant = Instant::EPOCH;
 const DUE: Event = Event::Timeout { unacknowledged: 0 };
 
 /// A full server.
-struct Full {
+pub(crate) struct Full {
     idle: IdleConnections,
     server: Server,
     orders: Orders,
 }
 
-type Tested = Checked<Connection<Orders>>;
+pub(crate) type Tested = Checked<Connection<Orders>>;
 
 impl Full {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let idle = IdleConnections::new();
         let server = Server::new(small()).unwrap().with_idle_connections(idle.clone(), LIMIT);
         Self { idle, server, orders: Orders::default() }
     }
 
     /// A connection that has received `input`.
-    fn connection(&self, input: &str) -> Tested {
+    pub(crate) fn connection(&self, input: &str) -> Tested {
         let machine = self.server.machine(self.orders.clone(), NOW);
         let mut machine = Checked::new(machine, MAX_OUTPUT).with_deadlines();
         deliver(&mut machine, &mut input.as_bytes(), NOW);
@@ -48,7 +48,7 @@ impl Full {
     }
 
     /// Requests the eviction of one connection. Returns which one of `machines` it is.
-    fn evict(&self, machines: &mut [&mut Tested], now: Instant) -> Option<usize> {
+    pub(crate) fn evict(&self, machines: &mut [&mut Tested], now: Instant) -> Option<usize> {
         for machine in &mut *machines {
             assert!(!poll(machine, now), "its old activity counts");
         }

@@ -10,6 +10,7 @@ mod model;
 mod news;
 mod odd;
 mod orders;
+mod reasons;
 mod turns;
 
 use wirestate_core::{

@@ -14,5 +14,6 @@ mod injected;
 mod loops;
 mod names;
 mod rates;
+mod reasons;
 mod relaying;
 mod scene;

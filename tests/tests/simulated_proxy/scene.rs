@@ -10,7 +10,7 @@ use wirestate_core::{
     buffer::Pool,
     drive::{Clock as _, Drive, Ended},
     echo,
-    proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
+    proxy::{self, Balance, Config, Proxy, ProxyReason, RelayFactory, UpstreamCounters, Upstreams},
     runtime::{Listener as _, Runtime as _},
     serve::{self, DrainReport, ServerHandle},
     shared::Shared,
@@ -18,6 +18,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    coverage,
     sim::{Act, Host, Leftovers, Received, Record, Settings, Side, Task, World, act},
 };
 
@@ -118,6 +119,9 @@ impl Scene {
         assert_eq!(records.iter().find(|record| record.hides_failure()), None);
         let totals = self.table.totals();
         assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
+        for label in totals.ended.keys() {
+            coverage::record_reason::<ProxyReason>(label);
+        }
         assert!(self.counters().iter().all(|upstream| upstream.open == 0));
         assert_eq!(self.relays.buffers_in_use(), 0);
         self.serving.take().expect("all tasks have ended")

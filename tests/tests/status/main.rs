@@ -6,6 +6,7 @@ mod alone;
 mod attacks;
 mod browser;
 mod heads;
+mod reasons;
 mod services;
 mod texts;
 mod together;

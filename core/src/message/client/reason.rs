@@ -85,13 +85,13 @@ impl_reason!(ClientReason {
     Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Closed => ("closed", Fault::None),
     Self::ClosedEarly { .. } => ("closed_early", Fault::Peer),
-    Self::Malformed(error) => (error.label(), error.fault()),
+    Self::Malformed(error) => (DecodeError: error),
     Self::UnexpectedReply => ("unexpected_reply", Fault::Peer),
     Self::ReplyTimeout { .. } => ("reply_timeout", Fault::Time),
     Self::FrameTimeout { has_header: false, .. } => ("header_timeout", Fault::Time),
     Self::FrameTimeout { has_header: true, .. } => ("content_timeout", Fault::Time),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
-    Self::Lost { error, .. } => (error.label(), Fault::Lost),
+    Self::Lost { error, .. } => (ConnectionError: error, Fault::Lost),
     Self::Dropped => ("dropped", Fault::Requested),
 });
 

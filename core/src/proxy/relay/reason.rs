@@ -3,7 +3,10 @@
 use core::time::Duration;
 
 use super::{super::DialError, Side};
-use crate::{ConnectionError, Direction, Fault, proxy_protocol, quantity::Time, shared::Shared};
+use crate::{
+    ConnectionError, Direction, Fault, machine::impl_reason, proxy_protocol::ProxyHeaderReason,
+    quantity::Time, shared::Shared,
+};
 
 /// Why a proxied connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,33 +64,18 @@ pub enum ProxyReason {
     },
     /// The client's connection ended before it had a valid PROXY header.
     #[error(transparent)]
-    Header(proxy_protocol::ProxyHeaderReason),
+    Header(ProxyHeaderReason),
 }
 
-impl crate::Reason for ProxyReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::ShutDown => "shut_down",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::Lost { side: Side::Client, .. } => "client_lost",
-            Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
-            Self::NoUpstream(error) => error.label(),
-            Self::Loop { .. } => "loop",
-            Self::InjectedReset { .. } => "injected_reset",
-            Self::Header(reason) => reason.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Finished => Fault::None,
-            Self::ShutDown | Self::InjectedReset { .. } => Fault::Requested,
-            Self::IdleTimeout { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-            Self::NoUpstream(error) => error.fault(),
-            Self::Loop { .. } => Fault::Peer,
-            Self::Header(reason) => reason.fault(),
-        }
-    }
-}
+impl_reason!(ProxyReason {
+    Self::Finished => ("finished", Fault::None),
+    Self::ShutDown => ("shut_down", Fault::Requested),
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+    Self::Lost { side: Side::Client, .. } => ("client_lost", Fault::Lost),
+    Self::Lost { side: Side::Upstream, .. } => ("upstream_lost", Fault::Lost),
+    Self::NoUpstream(DialError { timeout: Some(_), .. }) => ("connect_timeout", Fault::Time),
+    Self::NoUpstream(DialError { timeout: None, .. }) => ("no_upstream", Fault::Lost),
+    Self::Loop { .. } => ("loop", Fault::Peer),
+    Self::InjectedReset { .. } => ("injected_reset", Fault::Requested),
+    Self::Header(reason) => (ProxyHeaderReason: reason),
+});

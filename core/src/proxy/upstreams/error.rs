@@ -3,7 +3,7 @@
 use alloc::string::String;
 use core::{fmt, time::Duration};
 
-use crate::{Fault, quantity::Time, shared::Shared};
+use crate::{quantity::Time, shared::Shared};
 
 /// No upstream could be connected to, or none stayed connected until a byte was forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,16 +23,6 @@ pub struct FailedAttempt {
     pub upstream: Shared<str>,
     /// Why it failed.
     pub error: String,
-}
-
-impl DialError {
-    pub(in super::super) fn label(&self) -> &'static str {
-        if self.timeout.is_some() { "connect_timeout" } else { "no_upstream" }
-    }
-
-    pub(in super::super) fn fault(&self) -> Fault {
-        if self.timeout.is_some() { Fault::Time } else { Fault::Lost }
-    }
 }
 
 impl fmt::Display for DialError {

@@ -4,7 +4,7 @@ use core::fmt;
 use std::io::Write;
 
 use super::StatusCode;
-use crate::{Fault, Reason};
+use crate::{Fault, machine::impl_reason};
 
 /// A response.
 #[derive(Debug)]
@@ -82,15 +82,22 @@ pub struct Refusal {
     pub message: &'static str,
 }
 
-impl Reason for Refusal {
-    fn label(&self) -> &'static str {
-        self.code.reason().0
-    }
-
-    fn fault(&self) -> Fault {
-        self.code.reason().1
-    }
-}
+impl_reason!(Refusal {
+    Self { code: StatusCode::RequestTimeout, .. } => ("header_timeout", Fault::Time),
+    Self { code: StatusCode::ContentTooLarge, .. } => ("content", Fault::Limit),
+    Self { code: StatusCode::HeadTooLarge, .. } => ("head_too_large", Fault::Limit),
+    Self { code: StatusCode::VersionNotSupported, .. } => ("version", Fault::Peer),
+    Self {
+        code:
+            StatusCode::Ok
+            | StatusCode::BadRequest
+            | StatusCode::NotFound
+            | StatusCode::MethodNotAllowed
+            | StatusCode::MisdirectedRequest
+            | StatusCode::ServiceUnavailable,
+        ..
+    } => ("bad_request", Fault::Peer),
+});
 
 impl Refusal {
     pub(in crate::status) const fn new(code: StatusCode, message: &'static str) -> Self {

@@ -2,8 +2,6 @@
 
 use core::fmt;
 
-use crate::Fault;
-
 /// The status code of a response (RFC 9110, section 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -37,33 +35,26 @@ impl StatusCode {
         self.row().0
     }
 
-    /// The reason label and the fault of a connection that ends after a refusal with this code.
-    pub(in crate::status) const fn reason(self) -> (&'static str, Fault) {
-        let (_, _, label, fault) = self.row();
-        (label, fault)
-    }
-
-    /// Its number and phrase, and its [`reason`](Self::reason).
-    const fn row(self) -> (u16, &'static str, &'static str, Fault) {
-        use Fault::{Limit, Peer, Time};
+    /// Its number and phrase.
+    const fn row(self) -> (u16, &'static str) {
         match self {
-            Self::Ok => (200, "OK", "bad_request", Peer),
-            Self::BadRequest => (400, "Bad Request", "bad_request", Peer),
-            Self::NotFound => (404, "Not Found", "bad_request", Peer),
-            Self::MethodNotAllowed => (405, "Method Not Allowed", "bad_request", Peer),
-            Self::RequestTimeout => (408, "Request Timeout", "header_timeout", Time),
-            Self::ContentTooLarge => (413, "Content Too Large", "content", Limit),
-            Self::MisdirectedRequest => (421, "Misdirected Request", "bad_request", Peer),
-            Self::HeadTooLarge => (431, "Request Header Fields Too Large", "head_too_large", Limit),
-            Self::ServiceUnavailable => (503, "Service Unavailable", "bad_request", Peer),
-            Self::VersionNotSupported => (505, "HTTP Version Not Supported", "version", Peer),
+            Self::Ok => (200, "OK"),
+            Self::BadRequest => (400, "Bad Request"),
+            Self::NotFound => (404, "Not Found"),
+            Self::MethodNotAllowed => (405, "Method Not Allowed"),
+            Self::RequestTimeout => (408, "Request Timeout"),
+            Self::ContentTooLarge => (413, "Content Too Large"),
+            Self::MisdirectedRequest => (421, "Misdirected Request"),
+            Self::HeadTooLarge => (431, "Request Header Fields Too Large"),
+            Self::ServiceUnavailable => (503, "Service Unavailable"),
+            Self::VersionNotSupported => (505, "HTTP Version Not Supported"),
         }
     }
 }
 
 impl fmt::Display for StatusCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (number, phrase, ..) = self.row();
+        let (number, phrase) = self.row();
         write!(f, "{number} {phrase}")
     }
 }

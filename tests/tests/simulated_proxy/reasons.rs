@@ -1,0 +1,94 @@
+//! Every reason for which a proxied connection can end.
+
+use bytes::Bytes;
+use wirestate_core::{
+    admission::Limits,
+    proxy::{Balance, Config, Proxy, ProxyReason, Upstreams},
+    proxy_protocol::{self, HeaderPolicy},
+    serve::{self, ServerHandle},
+};
+use wirestate_testkit::{
+    coverage::Coverage,
+    sim::{Act, Faults, World},
+};
+
+use crate::scene::{Scene, peer, seconds};
+
+fn hello() -> Vec<Act> {
+    vec![Act::Send("hello".into()), Act::Receive(5), Act::Finish, Act::ReceiveAll]
+}
+
+/// Plays `acts` of a client, for 700 s, and ends the scene.
+fn ends(scene: &Scene, acts: Vec<Act>, label: &str) {
+    peer(&scene.world.host("client"), acts);
+    scene.run_for(seconds(700));
+    scene.end();
+    assert_eq!(scene.ended(label), 1, "{label}: {:?}", scene.table.totals().ended);
+}
+
+/// A proxy that accepts headers from hosts in this range, with an echo as its upstream.
+fn with_headers(range: &str) -> Scene {
+    let config = proxy_protocol::Config::default().with_from([range.parse().unwrap()]);
+    let config = Config::default().with_accept_proxy(HeaderPolicy::new(config).unwrap());
+    let limits = Limits { per_address: Some(0), ..Limits::default() };
+    let handle = serve::Config::default().with_limits(limits).with_behind_proxies(true);
+    let scene = Scene::with_handle(World::new(1), config, &["echo"], ServerHandle::new(handle));
+    scene.echo("echo");
+    scene
+}
+
+#[test]
+fn every_reason_is_reached() {
+    let coverage = Coverage::start();
+    let echo = || {
+        let scene = Scene::new(1, &["echo"]);
+        scene.echo("echo");
+        scene
+    };
+    let wait = |time| vec![Act::Send("hello".into()), Act::Wait(seconds(time)), Act::ReceiveAll];
+    ends(&echo(), hello(), "finished");
+    ends(&echo(), wait(650), "idle_timeout");
+    ends(&echo(), vec![Act::Send("hello".into()), Act::Receive(5), Act::Reset], "client_lost");
+    ends(&Scene::new(1, &["nowhere"]), hello(), "no_upstream");
+
+    let drained = echo();
+    peer(&drained.world.host("client"), vec![Act::Receive(1)]);
+    drained.run_for(seconds(1));
+    drained.shutdown.drain();
+    drained.run_for(seconds(1));
+    drained.end();
+    assert_eq!(drained.ended("shut_down"), 1);
+
+    let resets = Scene::new(1, &["resets"]);
+    resets.upstream("resets", vec![Act::Receive(5), Act::Send("x".into()), Act::Reset]);
+    ends(&resets, vec![Act::Send("hello".into()), Act::ReceiveAll], "upstream_lost");
+
+    let silent = Scene::new(1, &["silent"]);
+    silent.echo("silent").set_unplugged(true);
+    ends(&silent, hello(), "connect_timeout");
+
+    let upstreams = Upstreams::new(["proxy:9500"], Balance::RoundRobin, 1);
+    let own = Proxy::new(Config::default(), upstreams).unwrap();
+    let own = Scene::proxying(World::new(1), own);
+    peer(&own.world.host("client"), hello());
+    own.run_for(seconds(20));
+    own.end();
+    assert!(own.ended("loop") > 0, "{:?}", own.table.totals().ended);
+
+    let named = "PROXY TCP4 192.0.2.7 192.0.2.8 7 8\r\n";
+    let send = |text: &'static str| vec![Act::Send(text.into()), Act::ReceiveAll];
+    ends(&with_headers("192.0.2.0/24"), send(named), "proxy_header_untrusted");
+    ends(&with_headers("10.0.0.0/8"), send("GET / HTTP/1.1\r\n"), "proxy_header_malformed");
+    ends(&with_headers("10.0.0.0/8"), send("PROXY"), "proxy_header_late");
+    ends(&with_headers("10.0.0.0/8"), send(named), "proxy_header_refused");
+    let cut = vec![Act::Send(Bytes::from_static(b"PROXY")), Act::Finish, Act::ReceiveAll];
+    ends(&with_headers("10.0.0.0/8"), cut, "proxy_header_truncated");
+    ends(&with_headers("10.0.0.0/8"), vec![Act::Send("PROXY".into()), Act::Reset], "reset");
+    let times_out = with_headers("10.0.0.0/8");
+    times_out.proxy.set_faults(Faults { timed_out: 1000, ..Faults::NONE });
+    ends(&times_out, send("PROXY"), "timed_out");
+    // The other errors of a connection have no fault in the simulator. `tests/proxy_protocol.rs`
+    // plays them to the machine that receives the header.
+    let unreachable = ["unreachable", "wrote_zero", "layer", "system_error"];
+    coverage.demand_reasons_except::<ProxyReason>(unreachable);
+}
