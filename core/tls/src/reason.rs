@@ -39,6 +39,10 @@ impl<R: Reason> Reason for TlsReason<R> {
             Self::Inner(reason) => reason.fault(),
         }
     }
+
+    fn labels() -> Vec<&'static str> {
+        [Failure::labels(), R::labels()].concat()
+    }
 }
 
 /// Why TLS ended a connection.
@@ -143,21 +147,7 @@ impl Reason for Failure {
     /// `tls_` and a name. A certificate and an alert have the name of what is wrong with them, such
     /// as `tls_certificate_expired` and `tls_alert_unknown_ca`.
     fn label(&self) -> &'static str {
-        match self {
-            Self::NotTls => "tls_not_tls",
-            Self::HandshakeTimeout { .. } => "tls_handshake_timeout",
-            Self::HandshakeTruncated { .. } => "tls_handshake_truncated",
-            Self::HandshakeTooLong { .. } => "tls_handshake_too_long",
-            Self::Lost(error) => error.label(),
-            Self::ShutDown => "tls_shut_down",
-            Self::Certificate(error) => certificate_label(error),
-            Self::NoCertificate => "tls_certificate_missing",
-            Self::Alert(alert) => alert_label(*alert),
-            Self::Protocol(error) => protocol_label(error),
-            Self::KeysExhausted => "tls_keys_exhausted",
-            Self::Truncated => "tls_truncated",
-            Self::WriteStalled { .. } => "tls_write_stalled",
-        }
+        failure_label(self)
     }
 
     fn fault(&self) -> Fault {
@@ -175,7 +165,53 @@ impl Reason for Failure {
             Self::ShutDown => Fault::Requested,
         }
     }
+
+    fn labels() -> Vec<&'static str> {
+        failure_labels()
+    }
 }
+
+/// Defines a function that names a value by one match, and a function that returns all names. An
+/// arm has a name, or a name of a part of the value and all names of such parts.
+macro_rules! labels {
+    (
+        $(#[$attribute:meta])*
+        $label:ident($value:ident: $type:ty), $labels:ident {
+            $($pattern:pat => $arm:tt,)*
+        }
+    ) => {
+        $(#[$attribute])*
+        fn $label($value: $type) -> &'static str {
+            match $value { $($pattern => labels!(@label $arm),)* }
+        }
+
+        fn $labels() -> Vec<&'static str> {
+            let mut labels = Vec::new();
+            $(labels!(@labels labels $arm);)*
+            labels
+        }
+    };
+    (@label ($label:literal)) => { $label };
+    (@label ($label:expr, $labels:expr)) => { $label };
+    (@labels $all:ident ($label:literal)) => { $all.push($label) };
+    (@labels $all:ident ($label:expr, $labels:expr)) => { $all.extend($labels) };
+}
+
+labels!(failure_label(failure: &Failure), failure_labels {
+    Failure::NotTls => ("tls_not_tls"),
+    Failure::HandshakeTimeout { .. } => ("tls_handshake_timeout"),
+    Failure::HandshakeTruncated { .. } => ("tls_handshake_truncated"),
+    Failure::HandshakeTooLong { .. } => ("tls_handshake_too_long"),
+    Failure::Lost(error) => (error.label(), ConnectionError::labels()),
+    Failure::ShutDown => ("tls_shut_down"),
+    Failure::Certificate(error) => (certificate_label(error), certificate_labels()),
+    Failure::NoCertificate => ("tls_certificate_missing"),
+    Failure::Alert(alert) => (alert_label(*alert), alert_labels()),
+    Failure::Protocol(error) => (protocol_label(error), protocol_labels()),
+    Failure::KeysExhausted => ("tls_keys_exhausted"),
+    Failure::Truncated => ("tls_truncated"),
+    Failure::WriteStalled { .. } => ("tls_write_stalled"),
+});
 
 /// What is wrong with a certificate.
 struct CertificateText<'a>(&'a CertificateError);
@@ -205,68 +241,65 @@ fn seconds(from: UnixTime, to: UnixTime) -> Duration {
     Duration::from_secs(to.as_secs().saturating_sub(from.as_secs()))
 }
 
-fn certificate_label(error: &CertificateError) -> &'static str {
+labels!(
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
-    match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "tls_certificate_expired"
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "tls_certificate_not_valid_yet"
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "tls_certificate_wrong_name"
-        }
-        CertificateError::UnknownIssuer => "tls_certificate_unknown_issuer",
-        CertificateError::Revoked => "tls_certificate_revoked",
-        _ => "tls_certificate_invalid",
+    certificate_label(error: &CertificateError), certificate_labels {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. } => ("tls_certificate_expired"),
+        CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => ("tls_certificate_not_valid_yet"),
+        CertificateError::NotValidForName
+        | CertificateError::NotValidForNameContext { .. } => ("tls_certificate_wrong_name"),
+        CertificateError::UnknownIssuer => ("tls_certificate_unknown_issuer"),
+        CertificateError::Revoked => ("tls_certificate_revoked"),
+        _ => ("tls_certificate_invalid"),
     }
-}
+);
 
-/// The name of RFC 8446, section 6, with a prefix. Alerts that are not listed there share a label.
-fn alert_label(alert: AlertDescription) -> &'static str {
+labels!(
+    /// The name of RFC 8446, section 6, with a prefix. Alerts that are not listed there share one.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
-    match alert {
-        AlertDescription::CloseNotify => "tls_alert_close_notify",
-        AlertDescription::UnexpectedMessage => "tls_alert_unexpected_message",
-        AlertDescription::BadRecordMac => "tls_alert_bad_record_mac",
-        AlertDescription::RecordOverflow => "tls_alert_record_overflow",
-        AlertDescription::HandshakeFailure => "tls_alert_handshake_failure",
-        AlertDescription::BadCertificate => "tls_alert_bad_certificate",
-        AlertDescription::UnsupportedCertificate => "tls_alert_unsupported_certificate",
-        AlertDescription::CertificateRevoked => "tls_alert_certificate_revoked",
-        AlertDescription::CertificateExpired => "tls_alert_certificate_expired",
-        AlertDescription::CertificateUnknown => "tls_alert_certificate_unknown",
-        AlertDescription::IllegalParameter => "tls_alert_illegal_parameter",
-        AlertDescription::UnknownCA => "tls_alert_unknown_ca",
-        AlertDescription::AccessDenied => "tls_alert_access_denied",
-        AlertDescription::DecodeError => "tls_alert_decode_error",
-        AlertDescription::DecryptError => "tls_alert_decrypt_error",
-        AlertDescription::ProtocolVersion => "tls_alert_protocol_version",
-        AlertDescription::InsufficientSecurity => "tls_alert_insufficient_security",
-        AlertDescription::InternalError => "tls_alert_internal_error",
-        AlertDescription::InappropriateFallback => "tls_alert_inappropriate_fallback",
-        AlertDescription::UserCanceled => "tls_alert_user_canceled",
-        AlertDescription::MissingExtension => "tls_alert_missing_extension",
-        AlertDescription::UnsupportedExtension => "tls_alert_unsupported_extension",
-        AlertDescription::UnrecognisedName => "tls_alert_unrecognized_name",
-        AlertDescription::BadCertificateStatusResponse => {
-            "tls_alert_bad_certificate_status_response"
-        }
-        AlertDescription::UnknownPSKIdentity => "tls_alert_unknown_psk_identity",
-        AlertDescription::CertificateRequired => "tls_alert_certificate_required",
-        AlertDescription::NoApplicationProtocol => "tls_alert_no_application_protocol",
-        _ => "tls_alert_other",
+    alert_label(alert: AlertDescription), alert_labels {
+        AlertDescription::CloseNotify => ("tls_alert_close_notify"),
+        AlertDescription::UnexpectedMessage => ("tls_alert_unexpected_message"),
+        AlertDescription::BadRecordMac => ("tls_alert_bad_record_mac"),
+        AlertDescription::RecordOverflow => ("tls_alert_record_overflow"),
+        AlertDescription::HandshakeFailure => ("tls_alert_handshake_failure"),
+        AlertDescription::BadCertificate => ("tls_alert_bad_certificate"),
+        AlertDescription::UnsupportedCertificate => ("tls_alert_unsupported_certificate"),
+        AlertDescription::CertificateRevoked => ("tls_alert_certificate_revoked"),
+        AlertDescription::CertificateExpired => ("tls_alert_certificate_expired"),
+        AlertDescription::CertificateUnknown => ("tls_alert_certificate_unknown"),
+        AlertDescription::IllegalParameter => ("tls_alert_illegal_parameter"),
+        AlertDescription::UnknownCA => ("tls_alert_unknown_ca"),
+        AlertDescription::AccessDenied => ("tls_alert_access_denied"),
+        AlertDescription::DecodeError => ("tls_alert_decode_error"),
+        AlertDescription::DecryptError => ("tls_alert_decrypt_error"),
+        AlertDescription::ProtocolVersion => ("tls_alert_protocol_version"),
+        AlertDescription::InsufficientSecurity => ("tls_alert_insufficient_security"),
+        AlertDescription::InternalError => ("tls_alert_internal_error"),
+        AlertDescription::InappropriateFallback => ("tls_alert_inappropriate_fallback"),
+        AlertDescription::UserCanceled => ("tls_alert_user_canceled"),
+        AlertDescription::MissingExtension => ("tls_alert_missing_extension"),
+        AlertDescription::UnsupportedExtension => ("tls_alert_unsupported_extension"),
+        AlertDescription::UnrecognisedName => ("tls_alert_unrecognized_name"),
+        AlertDescription::BadCertificateStatusResponse =>
+            ("tls_alert_bad_certificate_status_response"),
+        AlertDescription::UnknownPSKIdentity => ("tls_alert_unknown_psk_identity"),
+        AlertDescription::CertificateRequired => ("tls_alert_certificate_required"),
+        AlertDescription::NoApplicationProtocol => ("tls_alert_no_application_protocol"),
+        _ => ("tls_alert_other"),
     }
-}
+);
 
-fn protocol_label(error: &Error) -> &'static str {
+labels!(
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
-    match error {
-        Error::DecryptError => "tls_decrypt_error",
-        Error::PeerIncompatible(_) => "tls_incompatible",
-        Error::NoApplicationProtocol => "tls_no_application_protocol",
-        Error::PeerMisbehaved(PeerMisbehaved::TooManyKeyUpdateRequests) => "tls_too_many_requests",
-        _ => "tls_protocol",
+    protocol_label(error: &Error), protocol_labels {
+        Error::DecryptError => ("tls_decrypt_error"),
+        Error::PeerIncompatible(_) => ("tls_incompatible"),
+        Error::NoApplicationProtocol => ("tls_no_application_protocol"),
+        Error::PeerMisbehaved(PeerMisbehaved::TooManyKeyUpdateRequests) =>
+            ("tls_too_many_requests"),
+        _ => ("tls_protocol"),
     }
-}
+);

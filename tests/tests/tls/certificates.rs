@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ED25519, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    PKCS_ED25519, date_time_ymd,
 };
 use wirestate_tls::{
     Authorities, Identity,
@@ -51,9 +52,21 @@ impl Authority {
     /// A certificate for these host names, which is valid from the start of a year to that of
     /// another one.
     pub(crate) fn sign_between(&self, names: &[&str], from: i32, until: i32) -> Identity {
-        let (key, mut params) = (key(), params(names[0], names));
+        let mut params = params(names[0], names);
         params.not_before = date_time_ymd(from, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
+        self.sign_params(params)
+    }
+
+    /// A certificate for these host names that must not be used by a server.
+    pub(crate) fn sign_for_clients(&self, names: &[&str]) -> Identity {
+        let mut params = params(names[0], names);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign_params(params)
+    }
+
+    fn sign_params(&self, params: CertificateParams) -> Identity {
+        let key = key();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
     }

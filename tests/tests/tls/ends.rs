@@ -18,7 +18,7 @@ use crate::{
     talker::{Talked, Talker},
 };
 
-type Talking = Checked<Tls<Talker>>;
+pub(crate) type Talking = Checked<Tls<Talker>>;
 
 fn checked(machine: Tls<Talker>) -> Talking {
     Checked::new(machine, 1 << 20)
@@ -30,12 +30,12 @@ fn pair(a: Talker, b: Talker) -> Pair<Talking, Talking> {
 }
 
 /// What a side trusts, and presents.
-struct Case {
-    server: Identity,
-    clients: Clients,
-    client: Option<Identity>,
-    trusted: Authorities,
-    alpn: [&'static [&'static [u8]]; 2],
+pub(crate) struct Case {
+    pub(crate) server: Identity,
+    pub(crate) clients: Clients,
+    pub(crate) client: Option<Identity>,
+    pub(crate) trusted: Authorities,
+    pub(crate) alpn: [&'static [&'static [u8]]; 2],
 }
 
 impl Default for Case {
@@ -51,7 +51,7 @@ impl Default for Case {
 }
 
 impl Case {
-    fn pair(self) -> Pair<Talking, Talking> {
+    pub(crate) fn pair(self) -> Pair<Talking, Talking> {
         let [client_alpn, server_alpn] = self.alpn;
         let credentials = server_config(vec![self.server], self.clients, server_alpn).unwrap();
         let server = Server::new(Config::default(), credentials).unwrap();

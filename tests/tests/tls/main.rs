@@ -9,6 +9,7 @@ mod forge;
 mod machines;
 mod memory;
 mod pair;
+mod reasons;
 mod records;
 mod scripts;
 mod simulated;

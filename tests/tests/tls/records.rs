@@ -20,7 +20,7 @@ use crate::{
     talker::{Talked, Talker},
 };
 
-type Talking = Checked<Tls<Talker>>;
+pub(crate) type Talking = Checked<Tls<Talker>>;
 
 /// A server whose certificate always has the same length.
 pub(crate) fn server() -> Server {
@@ -126,10 +126,10 @@ fn exhausted_keys_of_tls_1_2_end_the_connection_with_a_reason() {
     assert_eq!(b, TlsReason::Tls(Failure::Truncated));
 }
 
-type Record<'a> = (ContentType, &'a [u8]);
+pub(crate) type Record<'a> = (ContentType, &'a [u8]);
 
 /// A client that sends these records, and a server that sends `output` when they have arrived.
-fn after_records(records: &[Record<'_>], output: &[u8]) -> Pair<Talking, Talking> {
+pub(crate) fn after_records(records: &[Record<'_>], output: &[u8]) -> Pair<Talking, Talking> {
     let client = client_with(forging());
     let mut pair = talking(&client, Talker::default(), Talker::default(), 100_000);
     pair.settle();
