@@ -597,19 +597,15 @@ macro_rules! impl_reason {
             }
 
             fn labels() -> ::alloc::vec::Vec<&'static str> {
-                let mut labels = ::alloc::vec::Vec::new();
-                $($crate::machine::impl_reason!(@labels labels $arm);)*
-                labels
+                [$($crate::machine::impl_reason!(@labels $arm)),*].concat()
             }
         }
     };
     (@row ($label:literal, $fault:expr)) => { ($label, $fault) };
     (@row ($type:ty: $value:expr, $fault:expr)) => { ($value.label(), $fault) };
     (@row ($type:ty: $value:expr)) => { ($value.label(), $value.fault()) };
-    (@labels $labels:ident ($label:literal, $fault:expr)) => { $labels.push($label) };
-    (@labels $labels:ident ($type:ty: $value:expr $(, $fault:expr)?)) => {
-        $labels.extend(<$type>::labels())
-    };
+    (@labels ($label:literal, $fault:expr)) => { &[$label][..] };
+    (@labels ($type:ty: $value:expr $(, $fault:expr)?)) => { &<$type>::labels()[..] };
 }
 pub(crate) use impl_reason;
 

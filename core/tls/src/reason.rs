@@ -186,15 +186,13 @@ macro_rules! labels {
         }
 
         fn $labels() -> Vec<&'static str> {
-            let mut labels = Vec::new();
-            $(labels!(@labels labels $arm);)*
-            labels
+            [$(labels!(@labels $arm)),*].concat()
         }
     };
     (@label ($label:literal)) => { $label };
     (@label ($label:expr, $labels:expr)) => { $label };
-    (@labels $all:ident ($label:literal)) => { $all.push($label) };
-    (@labels $all:ident ($label:expr, $labels:expr)) => { $all.extend($labels) };
+    (@labels ($label:literal)) => { &[$label][..] };
+    (@labels ($label:expr, $labels:expr)) => { &$labels[..] };
 }
 
 labels!(failure_label(failure: &Failure), failure_labels {
@@ -242,7 +240,6 @@ fn seconds(from: UnixTime, to: UnixTime) -> Duration {
 }
 
 labels!(
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
     certificate_label(error: &CertificateError), certificate_labels {
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. } => ("tls_certificate_expired"),
@@ -258,7 +255,6 @@ labels!(
 
 labels!(
     /// The name of RFC 8446, section 6, with a prefix. Alerts that are not listed there share one.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
     alert_label(alert: AlertDescription), alert_labels {
         AlertDescription::CloseNotify => ("tls_alert_close_notify"),
         AlertDescription::UnexpectedMessage => ("tls_alert_unexpected_message"),
@@ -293,7 +289,6 @@ labels!(
 );
 
 labels!(
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
     protocol_label(error: &Error), protocol_labels {
         Error::DecryptError => ("tls_decrypt_error"),
         Error::PeerIncompatible(_) => ("tls_incompatible"),
