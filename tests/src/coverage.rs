@@ -102,7 +102,6 @@ thread_local! {
 
 impl Coverage {
     /// Starts to record.
-    #[expect(clippy::new_without_default, reason = "it has an effect: it starts to record")]
     pub fn start() -> Self {
         let seen = Rc::<RefCell<Seen>>::default();
         ACTIVE.with_borrow_mut(|active| active.push(seen.clone()));
