@@ -55,17 +55,17 @@ impl Authority {
         let mut params = params(names[0], names);
         params.not_before = date_time_ymd(from, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
-        self.sign_params(params)
+        self.sign_params(&params)
     }
 
     /// A certificate for these host names that must not be used by a server.
     pub(crate) fn sign_for_clients(&self, names: &[&str]) -> Identity {
         let mut params = params(names[0], names);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign_params(params)
+        self.sign_params(&params)
     }
 
-    fn sign_params(&self, params: CertificateParams) -> Identity {
+    fn sign_params(&self, params: &CertificateParams) -> Identity {
         let key = key();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
