@@ -94,3 +94,23 @@ mod tests {
         assert_eq!(error.to_string(), "timeout must be non-zero");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dual-stack socket shows an IPv4 peer as an IPv6 one (RFC 4291, section 2.5.5.2).
+    #[test]
+    fn a_mapped_address_is_trusted_like_the_ipv4_address() {
+        let policy = HeaderPolicy::default();
+        for (address, is_trusted) in [
+            ("127.0.0.1:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:192.0.2.1]:1", false),
+        ] {
+            let peer = Peer::Ip(address.parse().unwrap());
+            assert_eq!(policy.trusts(peer), is_trusted, "{address}");
+        }
+    }
+}
