@@ -93,11 +93,6 @@ mod tests {
         let error = HeaderPolicy::new(config).unwrap_err();
         assert_eq!(error.to_string(), "timeout must be non-zero");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     /// A dual-stack socket shows an IPv4 peer as an IPv6 one (RFC 4291, section 2.5.5.2).
     #[test]
