@@ -625,6 +625,7 @@ macro_rules! impl_label {
         }
     };
 }
+#[cfg(feature = "nats")]
 pub(crate) use impl_label;
 
 impl_label!(pub ConnectionError {

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use wirestate_core::{
     admission::Limits,
+    faults::{Faults, Injector, Plan, Sometimes},
     proxy::{Balance, Config, Proxy, ProxyReason, Upstreams},
     proxy_protocol::{self, HeaderPolicy},
     serve::{self, ServerHandle},
 };
 use wirestate_testkit::{
     coverage::Coverage,
-    sim::{Act, Faults, World},
+    sim::{self, Act, World},
 };
 
 use crate::scene::{Scene, peer, seconds};
@@ -75,6 +76,15 @@ fn every_reason_is_reached() {
     own.end();
     assert!(own.ended("loop") > 0, "{:?}", own.table.totals().ended);
 
+    let reset = Faults::default().with_reset(Sometimes::always(2..=2));
+    let plan = Plan::default().with_to_client(reset);
+    let upstreams = Upstreams::new(["echo:7"], Balance::RoundRobin, 1);
+    let faulty = Proxy::new(Config::default(), upstreams).unwrap();
+    let faulty = faulty.with_faults(Injector::new(plan, 1).unwrap());
+    let faulty = Scene::proxying(World::new(1), faulty);
+    faulty.echo("echo");
+    ends(&faulty, hello(), "injected_reset");
+
     let named = "PROXY TCP4 192.0.2.7 192.0.2.8 7 8\r\n";
     let send = |text: &'static str| vec![Act::Send(text.into()), Act::ReceiveAll];
     ends(&with_headers("192.0.2.0/24"), send(named), "proxy_header_untrusted");
@@ -85,7 +95,7 @@ fn every_reason_is_reached() {
     ends(&with_headers("10.0.0.0/8"), cut, "proxy_header_truncated");
     ends(&with_headers("10.0.0.0/8"), vec![Act::Send("PROXY".into()), Act::Reset], "reset");
     let times_out = with_headers("10.0.0.0/8");
-    times_out.proxy.set_faults(Faults { timed_out: 1000, ..Faults::NONE });
+    times_out.proxy.set_faults(sim::Faults { timed_out: 1000, ..sim::Faults::NONE });
     ends(&times_out, send("PROXY"), "timed_out");
     // The other errors of a connection have no fault in the simulator. `tests/proxy_protocol.rs`
     // plays them to the machine that receives the header.
