@@ -21,6 +21,7 @@
 //! | [`shutdown`] | requests the shutdown of servers, graceful or immediate |
 //! | [`shared`] | state that machines share with each other, or with their handles, and wake-ups |
 //! | [`quantity`] | times and sizes as text |
+//! | [`record`] | recordings of real sessions, and their replay |
 //! | [`topic`] | items that machines publish and every subscriber gets |
 //! | `runtime` | the interface to a runtime: listen, connect, spawn (feature `std`) |
 //! | `serve` | servers: accept connections, and drain them at shutdown (feature `std`) |
@@ -95,6 +96,7 @@ pub mod proxy;
 pub mod proxy_protocol;
 pub mod quantity;
 mod random;
+pub mod record;
 #[cfg(feature = "std")]
 pub mod runtime;
 #[cfg(feature = "std")]

@@ -9,6 +9,7 @@ use crate::{
     buffer::{Pool, Ring},
     machine::impl_reason,
     quantity::Time,
+    record::Recordable,
     shared::Shared,
     teardown::{DiscardBudget, InFlightWait, Teardown},
 };
@@ -148,6 +149,9 @@ impl Connection {
         }
     }
 }
+
+/// It shares nothing.
+impl Recordable for Connection {}
 
 impl Machine for Connection {
     type Reason = EchoReason;

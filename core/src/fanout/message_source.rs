@@ -10,6 +10,7 @@ use crate::{
     config::{check_timeout, with_setters},
     machine::impl_reason,
     quantity::Time,
+    record::Recordable,
     teardown::{DiscardBudget, Teardown},
 };
 
@@ -262,6 +263,9 @@ impl MessageSource {
         }
     }
 }
+
+/// It shares nothing.
+impl Recordable for MessageSource {}
 
 impl Machine for MessageSource {
     type Reason = MessageSourceReason;

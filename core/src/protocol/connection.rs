@@ -1,6 +1,6 @@
 //! The machine of a connection.
 
-use alloc::boxed::Box;
+use alloc::{boxed::Box, vec::Vec};
 use core::{
     task::{Context, Poll},
     time::Duration,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Status, WriteProgress,
     idle::Activity,
+    record::Recordable,
     teardown::{InFlightWait, Teardown},
 };
 
@@ -234,6 +235,22 @@ impl<P: Protocol> Machine for Connection<P> {
     fn reason(&self) -> Option<Self::Reason> {
         let State::Ending(ending) = &self.state else { return None };
         ending.reason()
+    }
+}
+
+/// Answers of futures are recorded, so a replay polls no future. News are not recorded. Neither is
+/// how much of [`Config::max_memory`] the other connections use.
+impl<P: Protocol> Recordable for Connection<P> {
+    fn begin_recording(&mut self) {
+        self.replies.begin_recording();
+    }
+
+    fn take_outside(&mut self, out: &mut Vec<u8>) {
+        self.replies.take_answers(out);
+    }
+
+    fn restore_outside(&mut self, _now: Instant, outside: &[u8]) -> bool {
+        self.replies.restore_answers(outside)
     }
 }
 

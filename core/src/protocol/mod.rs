@@ -56,6 +56,7 @@ mod connection;
 mod eviction;
 mod frame_timeouts;
 mod input;
+mod journal;
 mod output;
 mod reason;
 mod replies;

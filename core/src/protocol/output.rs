@@ -183,11 +183,15 @@ impl Output {
         }
     }
 
+    /// The pending bytes, in pieces that are not empty.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let tail = Some(&self.tail[self.written..]).filter(|tail| !tail.is_empty());
+        self.queue.iter().map(|(bytes, _)| &bytes[..]).chain(tail)
+    }
+
     /// The offer of [`Machine::write_bufs`](crate::Machine::write_bufs).
     pub(crate) fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let tail = Some(&self.tail[self.written..]).filter(|tail| !tail.is_empty());
-        let slices = self.queue.iter().map(|(bytes, _)| &bytes[..]).chain(tail);
-        out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
+        out.iter_mut().zip(self.pieces()).map(|(out, slice)| *out = slice).count()
     }
 
     /// Like `write_bufs`, as [`Bytes`]. Slices of their own are not copied.

@@ -1,14 +1,13 @@
 //! The replies of a connection, in the order of their requests.
 
-use alloc::collections::VecDeque;
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use core::{
     future::Future,
-    mem,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use super::{Immediate, Output};
+use super::{Immediate, Output, journal::Journal};
 #[cfg(feature = "message")]
 use crate::buffer::Reservation;
 use crate::{
@@ -35,6 +34,8 @@ pub struct Replies<A = Immediate> {
     is_draining: bool,
     /// An answer that became ready has exceeded the quota.
     exceeded: Option<QuotaExceeded>,
+    /// Set while the connection is recorded or replayed.
+    journal: Option<Box<Journal>>,
 }
 
 /// Why a protocol closes its connection.
@@ -64,6 +65,7 @@ impl<A> Replies<A> {
             closing: None,
             is_draining: false,
             exceeded: None,
+            journal: None,
         }
     }
 
@@ -218,6 +220,50 @@ impl<A> Replies<A> {
         self.abandon();
     }
 
+    /// Keeps the answers of futures for a recording.
+    pub(super) fn begin_recording(&mut self) {
+        self.journal = Some(Box::default());
+    }
+
+    /// Appends the answers since the last call.
+    pub(super) fn take_answers(&mut self, out: &mut Vec<u8>) {
+        if let Some(journal) = &mut self.journal {
+            journal.take(out);
+        }
+    }
+
+    /// In a replay: sets the answers that become ready at the next poll. Returns false if they are
+    /// invalid.
+    pub(super) fn restore_answers(&mut self, answers: &[u8]) -> bool {
+        self.journal.get_or_insert_default().restore(answers)
+    }
+
+    /// In a replay: makes the recorded answers ready. Returns whether there is one; `None` if this
+    /// is no replay.
+    fn poll_restored(&mut self) -> Option<bool> {
+        let answers = self.journal.as_mut()?.take_restored()?;
+        let mut has_changed = false;
+        for (index, bytes) in answers {
+            if matches!(self.slots.get(index), Some(Slot::Pending { .. })) {
+                self.make_ready(index, Output::from(bytes));
+                has_changed = true;
+            }
+        }
+        Some(has_changed)
+    }
+
+    /// Puts an answer into its slot.
+    fn make_ready(&mut self, index: usize, mut output: Output) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(index, &output);
+        }
+        // The slot's future is dropped first: it may hold a reservation for the request.
+        self.slots[index] = Slot::Ready(Output::default());
+        output.set_quota(&self.quota);
+        self.exceeded = self.exceeded.or(output.take_exceeded());
+        self.slots[index] = Slot::Ready(output);
+    }
+
     pub(super) fn release(&mut self) {
         self.output.release();
         if self.slots.is_empty() {
@@ -235,19 +281,17 @@ where
     /// # Errors
     /// An answer has failed. It was dropped with all replies behind it; those before it stay.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Result<bool, E> {
+        if let Some(has_changed) = self.poll_restored() {
+            return Ok(has_changed);
+        }
         let mut has_changed = false;
         for index in 0..self.slots.len() {
-            let slot = &mut self.slots[index];
-            if let Slot::Pending { answer, .. } = slot
+            if let Slot::Pending { answer, .. } = &mut self.slots[index]
                 && let Poll::Ready(output) = Pin::new(answer).poll(cx)
             {
                 has_changed = true;
-                // The slot's future is dropped first: it may hold a reservation for the request.
-                drop(mem::replace(slot, Slot::Ready(Output::default())));
-                let mut output = output.inspect_err(|_| self.slots.truncate(index))?;
-                output.set_quota(&self.quota);
-                self.exceeded = self.exceeded.or(output.take_exceeded());
-                self.slots[index] = Slot::Ready(output);
+                let output = output.inspect_err(|_| self.slots.truncate(index))?;
+                self.make_ready(index, output);
             }
         }
         Ok(has_changed)

@@ -1,0 +1,337 @@
+//! Replay: a machine gets the events of a recording again.
+
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::task::{Context, Waker};
+
+use super::{Digest, End, Ended, Recordable, Recording, Step, What, recorder::add_output};
+use crate::{Event, Instant, Interest, Machine, Outbound, Reason};
+
+/// The result of a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The first difference from the recording. `None`: the output and the end are the same.
+    pub difference: Option<Difference>,
+    /// How many events were replayed.
+    pub events: u64,
+    /// How many bytes the machine has sent to each side.
+    pub sent: [u64; 2],
+    /// The [`Digest`] of the bytes sent to each side.
+    pub digests: [u64; 2],
+    /// The label and the text of the machine's reason, if it has ended.
+    pub reason: Option<(&'static str, String)>,
+    /// The message of a panic, if the machine has panicked as the recorded one did.
+    pub panic: Option<String>,
+}
+
+/// The first difference between a recording and its replay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("at byte {offset} of the recording, at {at}: {kind}")]
+pub struct Difference {
+    /// Where the event is in the recording, in bytes.
+    pub offset: usize,
+    /// When it happened.
+    pub at: Instant,
+    /// How many events were the same before it.
+    pub events: u64,
+    /// What differs.
+    pub kind: DifferenceKind,
+}
+
+/// What differs between a recording and its replay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DifferenceKind {
+    /// The recording has no payloads.
+    #[error("the received bytes are not in the recording")]
+    NoPayloads,
+    /// The machine does not read, but the recorded one has received something.
+    #[error("the recorded machine read, but this one wants {0:?}")]
+    ReadsNot(Interest),
+    /// The machine accepts fewer bytes in one read than the recorded one.
+    #[error("the recorded machine read {recorded} bytes at once, but this one accepts {accepted}")]
+    Accepted {
+        /// The recorded bytes.
+        recorded: usize,
+        /// The size of the buffer.
+        accepted: usize,
+    },
+    /// The machine has less output than the recorded one has sent.
+    #[error("the recorded machine sent {recorded} bytes, but this one offers {offered}")]
+    Offered {
+        /// The recorded bytes.
+        recorded: usize,
+        /// The bytes that the machine offers.
+        offered: usize,
+    },
+    /// The bytes sent differ.
+    #[error("the output differs: one of the {len} bytes from byte {from} on")]
+    Output {
+        /// How many bytes were sent in this event.
+        len: usize,
+        /// How many bytes were sent before.
+        from: u64,
+    },
+    /// The recorded machine has ended its output, but this one wants something else.
+    #[error("the recorded machine sent {recorded}, but this one wants {wanted:?}")]
+    Finish {
+        /// A FIN or an RST.
+        recorded: &'static str,
+        /// What the machine wants.
+        wanted: Outbound,
+    },
+    /// A write cannot fail any more: the machine sends nothing more.
+    #[error("a write of the recorded machine failed, but this one wants {0:?}")]
+    SendsNot(Outbound),
+    /// The recorded machine found news in shared state.
+    #[error("the recorded machine found news in shared state, but this one found none")]
+    NoNews,
+    /// What the machine has used from outside is invalid, or differs from the recording.
+    #[error("what comes from outside the machine does not fit")]
+    Outside,
+    /// A record is not for this machine.
+    #[error("the record is not for this machine")]
+    Unknown,
+    /// The ends differ.
+    #[error("the recorded machine ended with {recorded}, but this one with {actual}")]
+    End {
+        /// The recorded end: a label, or what has happened instead.
+        recorded: String,
+        /// That of the machine.
+        actual: String,
+    },
+    /// The machine has panicked.
+    #[error("the machine panicked: {0}")]
+    Panicked(String),
+}
+
+/// Replays `recording` to a machine that was made as the recorded one. Stops at the first
+/// difference.
+///
+/// A machine that panics is a difference (with the feature `std`).
+pub fn replay<M: Recordable>(machine: &mut M, recording: &Recording<'_>) -> Replay {
+    replay_to(machine, recording, &mut |_| {})
+}
+
+/// As [`replay`]. Calls `observe` before each step.
+pub fn replay_to<M: Recordable>(
+    machine: &mut M,
+    recording: &Recording<'_>,
+    observe: &mut dyn FnMut(&Step<'_>),
+) -> Replay {
+    machine.begin_recording();
+    let mut outside = Vec::new();
+    let mut player = Sides::default();
+    let run = run(recording, |step| {
+        observe(step);
+        if !machine.restore_outside(step.at, step.outside) {
+            return Err(DifferenceKind::Outside);
+        }
+        player.play(machine, step)?;
+        outside.clear();
+        machine.take_outside(&mut outside);
+        if outside == step.outside { Ok(()) } else { Err(DifferenceKind::Outside) }
+    });
+    let reason = if run.has_panicked() { None } else { reason_of(machine) };
+    run.end(recording, &player, reason)
+}
+
+/// The reason of a machine that has ended.
+fn reason_of(machine: &impl Machine) -> Option<(&'static str, String)> {
+    let reason = machine.interest().is_done().then(|| machine.reason()).flatten()?;
+    Some((reason.label(), reason.to_string()))
+}
+
+/// The steps of a recording that were replayed.
+pub(crate) struct Run {
+    difference: Option<Difference>,
+    events: u64,
+    last: (usize, Instant),
+}
+
+/// Calls `play` for each step until one differs.
+pub(crate) fn run(
+    recording: &Recording<'_>,
+    mut play: impl FnMut(&Step<'_>) -> Result<(), DifferenceKind>,
+) -> Run {
+    let mut run = Run { difference: None, events: 0, last: (0, recording.header().started_at) };
+    for step in recording.steps() {
+        run.last = (step.offset, step.at);
+        if let Err(kind) = catching(|| play(&step)) {
+            run.differs(kind);
+            break;
+        }
+        run.events += 1;
+    }
+    run
+}
+
+impl Run {
+    fn differs(&mut self, kind: DifferenceKind) {
+        let ((offset, at), events) = (self.last, self.events);
+        self.difference.get_or_insert(Difference { offset, at, events, kind });
+    }
+
+    pub(crate) fn has_panicked(&self) -> bool {
+        let kind = self.difference.as_ref().map(|difference| &difference.kind);
+        matches!(kind, Some(DifferenceKind::Panicked(_)))
+    }
+
+    /// Compares the ends.
+    pub(crate) fn end(
+        mut self,
+        recording: &Recording<'_>,
+        sides: &Sides,
+        reason: Option<(&'static str, String)>,
+    ) -> Replay {
+        let end = recording.end().filter(|_| recording.stop().is_none());
+        let has_panicked = end.is_some_and(|end| end.ended == Ended::Panicked);
+        let is_last = recording.steps().count() as u64 == self.events + 1;
+        let panic = match &mut self.difference {
+            Some(Difference { kind: DifferenceKind::Panicked(message), .. })
+                if has_panicked && is_last =>
+            {
+                Some(core::mem::take(message))
+            }
+            Some(_) | None => None,
+        };
+        if panic.is_some() {
+            self.difference = None;
+        } else if let Some(end) = end
+            && let Some(kind) = difference_of_ends(&end, reason.as_ref())
+        {
+            self.differs(kind);
+        }
+        Replay {
+            difference: self.difference,
+            events: self.events,
+            sent: sides.output.map(|output| output.len()),
+            digests: sides.output.map(|output| output.value()),
+            reason,
+            panic,
+        }
+    }
+}
+
+fn difference_of_ends(
+    end: &End<'_>,
+    reason: Option<&(&'static str, String)>,
+) -> Option<DifferenceKind> {
+    let actual = reason.map(|(label, _)| *label);
+    let recorded = match end.ended {
+        Ended::Reason(_) if actual == Some(end.label) => return None,
+        Ended::Reason(_) => end.label,
+        // A machine that is dropped may have ended.
+        Ended::Dropped => return None,
+        Ended::Panicked => "a panic",
+    };
+    let actual = actual.unwrap_or("no reason: it has not ended");
+    Some(DifferenceKind::End { recorded: recorded.into(), actual: actual.into() })
+}
+
+/// What a replay remembers of the sides of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Sides {
+    output: [Digest; 2],
+    /// Whether no write can fail any more.
+    sends_no_more: [bool; 2],
+}
+
+impl Sides {
+    /// Plays a step, if the contract allows it.
+    pub(crate) fn play(
+        &mut self,
+        machine: &mut impl Machine,
+        step: &Step<'_>,
+    ) -> Result<(), DifferenceKind> {
+        let (now, interest) = (step.at, machine.interest());
+        let reads = || if interest.read { Ok(()) } else { Err(DifferenceKind::ReadsNot(interest)) };
+        let output = &mut self.output[step.side];
+        let event = match step.what {
+            What::Received { len, bytes } => {
+                reads()?;
+                let bytes = bytes.ok_or(DifferenceKind::NoPayloads)?;
+                let buf = machine.read_buf();
+                let accepted = buf.len();
+                let buf = buf.get_mut(..len).filter(|buf| !buf.is_empty());
+                let buf = buf.ok_or(DifferenceKind::Accepted { recorded: len, accepted })?;
+                buf.copy_from_slice(bytes);
+                Event::Read(len)
+            }
+            What::Sent { len, digest } => {
+                let from = output.len();
+                let offered = match interest.write {
+                    Outbound::Flush => add_output(output, machine, len),
+                    Outbound::Idle | Outbound::Finish | Outbound::Finished | Outbound::Reset => 0,
+                };
+                if offered < len || len == 0 {
+                    return Err(DifferenceKind::Offered { recorded: len, offered });
+                }
+                if output.short() != digest {
+                    return Err(DifferenceKind::Output { len, from });
+                }
+                Event::Written(len)
+            }
+            What::Finished { is_reset } => {
+                let recorded = if is_reset { Outbound::Reset } else { Outbound::Finish };
+                let shown = if is_reset { "an RST" } else { "a FIN" };
+                if interest.write != recorded {
+                    let wanted = interest.write;
+                    return Err(DifferenceKind::Finish { recorded: shown, wanted });
+                }
+                self.sends_no_more[step.side] = true;
+                Event::Finished
+            }
+            What::Event(event) => {
+                match event {
+                    Event::Eof | Event::Error(crate::Direction::Read, _) => reads()?,
+                    Event::Error(crate::Direction::Write, _) => {
+                        let can_fail = match interest.write {
+                            Outbound::Idle => !self.sends_no_more[step.side],
+                            Outbound::Flush | Outbound::Finish => true,
+                            Outbound::Finished | Outbound::Reset => false,
+                        };
+                        if !can_fail {
+                            return Err(DifferenceKind::SendsNot(interest.write));
+                        }
+                        self.sends_no_more[step.side] = true;
+                    }
+                    Event::Read(_)
+                    | Event::Written(_)
+                    | Event::Finished
+                    | Event::Timeout { .. }
+                    | Event::ShutDown
+                    | Event::Release => {}
+                }
+                event
+            }
+            What::Shared => {
+                let cx = &mut Context::from_waker(Waker::noop());
+                let has_news = machine.poll_shared(now, cx);
+                return if has_news { Ok(()) } else { Err(DifferenceKind::NoNews) };
+            }
+            What::Note(_) => return Err(DifferenceKind::Unknown),
+        };
+        machine.handle(now, event);
+        Ok(())
+    }
+}
+
+/// Calls `f`. A panic in it is a difference.
+#[cfg(feature = "std")]
+fn catching(f: impl FnOnce() -> Result<(), DifferenceKind>) -> Result<(), DifferenceKind> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(DifferenceKind::Panicked(message.unwrap_or("without a message").to_string()))
+    })
+}
+
+#[cfg(not(feature = "std"))]
+fn catching(f: impl FnOnce() -> Result<(), DifferenceKind>) -> Result<(), DifferenceKind> {
+    f()
+}
