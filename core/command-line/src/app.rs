@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use wirestate_core::{
     drive::{Clock as _, Drive},
-    message::{Client, ClientConfig, Config, FrameLimits, Server},
+    message::{Client, ClientConfig, Config, FrameLimits, Server, service::Service},
     quantity::Time,
     runtime::within,
 };
@@ -76,6 +76,25 @@ impl ServerFlags {
             Some(_) | None => Ok(()),
         }
     }
+
+    fn config(&self) -> Config {
+        let limits = FrameLimits::new(self.max_header, self.max_content as u64);
+        let default_memory = Config::default().max_memory.max(self.max_content);
+        Config::default()
+            .with_frame_limits(limits)
+            .with_max_memory(self.max_memory.unwrap_or(default_memory))
+            .with_idle_timeout(server::idle_timeout(self.idle_timeout))
+            .with_one_shot(self.one_shot)
+    }
+
+    /// The server of a replay, with the table as it is now.
+    ///
+    /// # Errors
+    /// The table cannot be read, or the configuration is invalid.
+    pub(super) fn app(&self) -> Result<Server<impl Service + Clone>, CommandError> {
+        let table = self.table.as_deref().map(read_table).transpose()?.unwrap_or_default();
+        Server::new(self.config(), search::service(table)).map_err(CommandError::Config)
+    }
 }
 
 fn header_limit(text: &str) -> Result<u16, String> {
@@ -87,13 +106,7 @@ pub(super) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
     share: Share,
 ) -> Result<Prepared<R>, CommandError> {
-    let limits = FrameLimits::new(flags.max_header, flags.max_content as u64);
-    let default_memory = Config::default().max_memory.max(flags.max_content);
-    let config = Config::default()
-        .with_frame_limits(limits)
-        .with_max_memory(flags.max_memory.unwrap_or(default_memory))
-        .with_idle_timeout(server::idle_timeout(flags.idle_timeout))
-        .with_one_shot(flags.one_shot);
+    let config = flags.config();
     let mut settings = flags.server.settings::<R>(share)?;
     let table = match flags.table {
         None => SharedTable::default(),
@@ -106,7 +119,7 @@ pub(super) fn prepare<R: CommandRuntime>(
     };
     let app = Server::new(config, search::service(table)).map_err(CommandError::Config)?;
     let settings = settings.with_metrics(app.clone());
-    Ok(settings.run(flags.listen, move |_, now| app.machine(now)))
+    Ok(settings.run("message", flags.listen, move |_, now| app.machine(now)))
 }
 
 /// The file of a table that is in use.

@@ -58,6 +58,18 @@ impl ServerFlags {
         server::check_listen(&self.listen)?;
         self.server.check()
     }
+
+    /// The state that the connections share.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    pub(super) fn echo(&self) -> Result<Server, CommandError> {
+        let (text, chunk) = (self.prefix.clone(), self.chunk);
+        let config = Config::default()
+            .with_prefix(text.map(|text| Prefix { text: text.into(), chunk }))
+            .with_idle_timeout(server::idle_timeout(self.idle_timeout));
+        Server::new(config).map_err(CommandError::Config)
+    }
 }
 
 fn chunk(text: &str) -> Result<NonZeroUsize, String> {
@@ -69,13 +81,9 @@ pub(super) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
     share: Share,
 ) -> Result<Prepared<R>, CommandError> {
-    let chunk = flags.chunk;
-    let config = Config::default()
-        .with_prefix(flags.prefix.map(|text| Prefix { text: text.into(), chunk }))
-        .with_idle_timeout(server::idle_timeout(flags.idle_timeout));
-    let echo = Server::new(config).map_err(CommandError::Config)?;
+    let echo = flags.echo()?;
     let settings = flags.server.settings::<R>(share)?;
-    Ok(settings.run(flags.listen, move |_, now| echo.machine(now)))
+    Ok(settings.run("echo", flags.listen, move |_, now| echo.machine(now)))
 }
 
 /// Sends standard input to an echo server, and shows what comes back

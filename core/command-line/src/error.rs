@@ -31,6 +31,10 @@ pub(super) enum CommandError {
     Table { path: PathBuf, error: Box<dyn Error + Send + Sync> },
     #[error("cannot open the access log {}: {error}", path.display())]
     AccessLog { path: PathBuf, error: io::Error },
+    #[error("{}: {message}", path.display())]
+    Replay { path: PathBuf, message: String },
+    #[error("cannot record in {}: {error}", path.display())]
+    Recordings { path: PathBuf, error: io::Error },
     #[error("cannot use {}: {error}", path.display())]
     Credentials { path: PathBuf, error: Box<dyn Error + Send + Sync> },
     #[error("{address} has no host name that a certificate could have: use --tls-name")]

@@ -281,6 +281,16 @@ const NOTES: &[Notes] = &[
         examples: &[("PROGRAM demo", "Run all servers and clients, and report")],
     },
     Notes {
+        command: "replay",
+        kind: Kind::Other,
+        success: "The output and the end are the same",
+        failure: "They differ, or the recording cannot be read. A line names the place",
+        examples: &[
+            ("PROGRAM replay recordings/FILE.wsr", "Replay a session"),
+            ("PROGRAM replay recordings/FILE.wsr --events", "Show what happened in it"),
+        ],
+    },
+    Notes {
         command: "completions",
         kind: Kind::Other,
         success: WRITTEN,

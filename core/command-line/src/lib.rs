@@ -12,7 +12,7 @@
 //! | [`search`] | the service of `app-server`: a search in a table |
 //!
 //! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `serve`,
-//! `demo`, `completions`, `man`), one per subject (`server`, `signals`, `systemd`, `log`, …), and
+//! `demo`, `replay`, `completions`, `man`), one per subject (`server`, `signals`, `systemd`, `log`, …), and
 //! those of the command line itself: `definition` (all commands and flags), `help` (what a help
 //! text ends with), `usage` and `environment` (errors of flags and variables), `values`.
 
@@ -47,6 +47,8 @@ mod open_files;
 mod output;
 mod progress_line;
 mod proxy;
+mod recording;
+mod replay;
 pub mod search;
 mod self_upstream;
 mod serve;
@@ -104,7 +106,8 @@ pub trait CommandRuntime: Runtime<Socket: Splice> {
 /// Wrong usage ends the process with exit code 2 and a message that shows the correct usage. If
 /// `run` returns an error, it is written to standard error, and the exit code is 1.
 pub fn main(name: &'static str, run: impl FnOnce(Command) -> io::Result<ExitCode>) -> ExitCode {
-    let _flush = (access_log::FlushOnDrop, standard_error::FlushOnDrop);
+    let _flush =
+        (recording::FlushOnDrop, access_log::FlushOnDrop, standard_error::FlushOnDrop);
     let mut command = match Command::parse(name, std::env::args_os()) {
         Ok(command) => command,
         Err(message) => return usage::show(&message, Reporter::without_log(name)),
@@ -153,6 +156,7 @@ enum Subcommands {
     FanoutClient(fanout::client::Flags),
     /// Runs all servers and clients in one process for about ten seconds, and verifies every byte
     Demo,
+    Replay(replay::Flags),
     Completions(completions::CompletionsFlags),
     Man(man::ManFlags),
 }
@@ -168,6 +172,7 @@ impl Subcommands {
             | Self::AppClient(_)
             | Self::FanoutClient(_)
             | Self::Demo
+            | Self::Replay(_)
             | Self::Completions(_)
             | Self::Man(_) => false,
         }
@@ -183,6 +188,7 @@ impl Subcommands {
             | Self::AppClient(_)
             | Self::FanoutClient(_)
             | Self::Demo
+            | Self::Replay(_)
             | Self::Completions(_)
             | Self::Man(_) => Ok(()),
         }
@@ -249,6 +255,7 @@ impl Command {
                 fanout::client::run(&runtime, flags, &context.log).await
             }
             Subcommands::Demo => demo::run(&runtime).await,
+            Subcommands::Replay(flags) => replay::run(&flags),
             Subcommands::Completions(flags) => completions::completions(program, &flags),
             Subcommands::Man(flags) => man::man(program, &flags),
         };

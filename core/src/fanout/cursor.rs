@@ -1,11 +1,12 @@
 //! One subscriber's cursor in a feed.
 
-use alloc::collections::VecDeque;
+use alloc::{boxed::Box, collections::VecDeque};
 use core::{mem, sync::atomic::Ordering::Relaxed, task::Context, time::Duration};
 
 use super::{
-    Chunk, Config, Feed, GapPolicy, LagPolicy,
+    Chunk, Config, Feed, GapPolicy, LagPolicy, Log,
     counters::UncountedDeliveries,
+    replay::Seen,
     state::{CatchUp, EndPosition, SubscriberEntry},
 };
 use crate::{
@@ -34,6 +35,8 @@ pub(super) struct Cursor {
     /// As [`SubscriberEntry::end`] at the last fetch.
     end: EndPosition,
     uncounted: UncountedDeliveries,
+    /// Set while the subscriber is recorded or replayed.
+    seen: Option<Box<Seen>>,
 }
 
 /// The result of a fetch of chunks from a feed.
@@ -84,6 +87,7 @@ impl Cursor {
                 has_delivered: false,
                 end: EndPosition::OPEN,
                 uncounted: UncountedDeliveries::default(),
+                seen: None,
             }
         })
     }
@@ -134,6 +138,7 @@ impl Cursor {
             let Some(entry) = entry else { return FetchOutcome::Pending };
             entry.position = self.undelivered;
             self.end = entry.end;
+            note(&mut self.seen, &state.log, entry.has_lagged);
             if entry.has_lagged {
                 return FetchOutcome::Lagged;
             }
@@ -207,6 +212,7 @@ impl Cursor {
     /// Skips everything that was published, and continues with the next publication.
     pub(super) fn skip(&mut self) {
         self.feed.inner.state.with(|state| {
+            note(&mut self.seen, &state.log, false);
             // Messages after the end of the subscription do not count as skipped.
             let next_message = state.log.messages().min(self.end.message);
             state.counters.skipped += next_message.saturating_sub(self.next_message);
@@ -227,6 +233,7 @@ impl Cursor {
     pub(super) fn close(&mut self) {
         let upstream = self.feed.inner.state.with(|state| {
             let end = EndPosition { chunk: state.log.end(), message: state.log.messages() };
+            note(&mut self.seen, &state.log, false);
             let entry = self.entry.and_then(|key| state.subscribers.get_mut(key))?;
             let was_waiting = entry.is_waiting();
             entry.close(end);
@@ -236,16 +243,71 @@ impl Cursor {
         wake(upstream);
     }
 
+    /// Notes what it sees of the feed from now on.
+    pub(super) fn begin_recording(&mut self) {
+        self.seen = Some(Box::default());
+        self.feed.inner.state.with(|state| note(&mut self.seen, &state.log, false));
+    }
+
+    /// What it has seen of the feed, if it notes that. Falling out of the window is seen once.
+    pub(super) fn take_seen(&mut self) -> Option<Seen> {
+        let seen = self.seen.as_mut()?;
+        let has_lagged = mem::take(&mut seen.has_lagged);
+        Some(Seen { end: self.end, has_lagged, ..**seen })
+    }
+
+    /// The position of the next chunk to fetch, and the first message that is not delivered.
+    pub(super) fn position(&self) -> (u64, u64) {
+        (self.next_fetch, self.next_message)
+    }
+
+    /// In a replay: begins at a position and a message.
+    pub(super) fn restore_start(&mut self, position: u64, next_message: u64) {
+        self.feed.inner.state.with(|state| {
+            state.restore_start(position, next_message);
+            if let Some(entry) = self.entry.and_then(|key| state.subscribers.get_mut(key)) {
+                entry.position = position;
+            }
+        });
+        (self.next_fetch, self.undelivered, self.next_message) = (position, position, next_message);
+    }
+
+    /// In a replay: changes the feed to what was seen of it. Returns false if the recordings of the
+    /// upstream do not have all of it.
+    pub(super) fn restore(&mut self, seen: Seen) -> bool {
+        self.feed.inner.state.with(|state| {
+            let is_complete = state.restore_log(seen.log_end);
+            self.feed.inner.published.store(state.log.messages(), Relaxed);
+            note(&mut self.seen, &state.log, false);
+            if let Some(entry) = self.entry.and_then(|key| state.subscribers.get_mut(key)) {
+                entry.has_lagged |= seen.has_lagged;
+                if !seen.end.is_open() {
+                    entry.close(seen.end);
+                }
+            }
+            is_complete
+        })
+    }
+
     /// Removes the subscriber from the feed.
     pub(super) fn leave(&mut self) {
         let Some(key) = self.entry.take() else { return };
         let upstream = self.feed.inner.state.with(|state| {
             self.uncounted.move_to(&mut state.counters);
+            note(&mut self.seen, &state.log, false);
             let entry = state.subscribers.try_remove(key)?;
             let upstream = if entry.is_waiting() { state.end_waiting() } else { None };
             upstream
                 .or_else(|| state.pause.as_mut().filter(|_| entry.pauses_upstream)?.remove_cause())
         });
         wake(upstream);
+    }
+}
+
+/// Notes what a subscriber sees of the log, if it is recorded.
+fn note(seen: &mut Option<Box<Seen>>, log: &Log, has_lagged: bool) {
+    if let Some(seen) = seen {
+        seen.log_end = log.end();
+        seen.has_lagged |= has_lagged;
     }
 }

@@ -1,6 +1,6 @@
 //! The feed: a log that the upstream and all subscribers share.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 use core::{mem, task::Context};
 
 use bytes::Bytes;
@@ -60,10 +60,27 @@ impl Feed {
             reserved: None,
             queue: PublishQueue::default(),
             counters: Counters::default(),
+            replayed: None,
         };
         let (published, state) = (AtomicU64::new(0), Lock::new(state));
         let discards = DiscardBudget::default();
         Self { inner: Shared::new(Inner { config, discards, published, state }) }
+    }
+
+    /// A feed for [replays](crate::record::replay()) of the machines of one recorded feed, one after
+    /// the other: first the [upstream](super::Upstream) or the [publishers](super::Publisher), and
+    /// then a [subscriber](super::Subscriber), which gets their messages as in the recording. It
+    /// keeps all messages.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_replay(config: Config) -> Result<Self, ConfigError> {
+        let feed = Self::new(config)?;
+        feed.inner.state.with(|state| {
+            state.replayed = Some(Box::default());
+            state.log = Log::unlimited_from(0, 0);
+        });
+        Ok(feed)
     }
 
     /// The configuration.
@@ -93,6 +110,17 @@ impl Feed {
                 ..state.counters.clone()
             }
         })
+    }
+
+    /// The position and the message of the next chunk.
+    pub(super) fn position(&self) -> (u64, u64) {
+        self.inner.state.with(|state| (state.log.end(), state.log.messages()))
+    }
+
+    /// In a replay: sets what the upstream or a publisher gets from the feed, and the position and
+    /// the message of its next chunk.
+    pub(super) fn restore(&self, capacity: Capacity, position: Option<(u64, u64)>) {
+        self.inner.state.with(|state| state.restore(capacity, position));
     }
 
     /// Counts a failed attempt to connect to the upstream.

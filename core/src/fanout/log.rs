@@ -48,6 +48,11 @@ impl Log {
         Self { window, chunks: VecDeque::new(), start, cost, messages, epoch: 0, epoch_start: 0 }
     }
 
+    /// An empty log without a limit, which begins at a position and a message. For replays.
+    pub(super) fn unlimited_from(start: u64, messages: u64) -> Self {
+        Self { start, messages, epoch_start: start, ..Self::new(usize::MAX) }
+    }
+
     /// The position of the oldest chunk in the window.
     pub fn start(&self) -> u64 {
         self.start

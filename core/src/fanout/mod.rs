@@ -60,6 +60,7 @@ mod pause_budget;
 mod publish_queue;
 mod publisher;
 mod reader;
+mod replay;
 mod state;
 mod subscriber;
 mod upstream;

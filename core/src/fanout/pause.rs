@@ -42,6 +42,9 @@ impl State {
         bytes: usize,
         cx: &mut Context<'_>,
     ) -> Capacity {
+        if let Some(replayed) = &self.replayed {
+            return replayed.capacity;
+        }
         let Config { on_lag, lag_wait, window, .. } = *config;
         let waits_for_subscribers = on_lag == LagPolicy::Block || !lag_wait.is_zero();
         if !waits_for_subscribers && self.readers.is_empty() {

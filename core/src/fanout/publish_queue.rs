@@ -68,8 +68,11 @@ impl PublishQueue {
 
 impl Feed {
     /// Publishes a copy of `bytes`, which are complete messages, if it is this publisher's turn and
-    /// there is capacity. Otherwise the publisher waits in the queue with its `ticket`; `cx` is
-    /// woken when the result may have changed.
+    /// there is capacity. Returns its position and its first message.
+    ///
+    /// # Errors
+    /// The publisher waits in the queue with its `ticket`, until this time at most. `cx` is woken
+    /// when the result may have changed.
     pub(super) fn poll_publish(
         &self,
         ticket: &mut Option<Ticket>,
@@ -77,38 +80,39 @@ impl Feed {
         messages: u64,
         now: Instant,
         cx: &mut Context<'_>,
-    ) -> Capacity {
-        let (capacity, wakers, replaced) = self.inner.state.with(|state| {
+    ) -> Result<(u64, u64), Option<Instant>> {
+        let (published, wakers, replaced) = self.inner.state.with(|state| {
             let queue = &mut state.queue;
             let is_next = ticket.map_or(queue.waiting.is_empty(), |ticket| queue.is_first(ticket));
             if !is_next {
                 let ticket = ticket.get_or_insert_with(|| queue.push());
                 let slot = queue.index(*ticket).map(|index| &mut queue.waiting[index].1);
                 let replaced = slot.and_then(|waker| register_waker(waker, cx));
-                return (Capacity::Paused { until: None }, Vec::new(), replaced);
+                return (Err(None), Vec::new(), replaced);
             }
             let replaced = state.pause.as_mut().and_then(|pause| pause.upstream.take());
             let capacity = state.poll_capacity(&self.inner.config, now, bytes.len(), cx);
-            let wakers = match capacity {
+            let (published, wakers) = match capacity {
                 Capacity::Available => {
+                    let position = (state.log.end(), state.log.messages());
                     let bytes = state.queue.copy(bytes);
                     let mut wakers = state.publish(&self.inner.published, bytes, messages, now);
                     if mem::take(ticket).is_some() {
                         state.queue.waiting.pop_front();
                     }
                     wakers.extend(state.queue.take_first_waker());
-                    wakers
+                    (Ok(position), wakers)
                 }
-                Capacity::Paused { .. } => {
+                Capacity::Paused { until } => {
                     ticket.get_or_insert_with(|| state.queue.push());
-                    Vec::new()
+                    (Err(until), Vec::new())
                 }
             };
-            (capacity, wakers, replaced)
+            (published, wakers, replaced)
         });
         drop(replaced); // outside the lock: it may be the last handle on a task
         wake(wakers);
-        capacity
+        published
     }
 
     /// Takes a publisher that will not publish out of the queue.

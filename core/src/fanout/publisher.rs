@@ -1,13 +1,18 @@
 //! The machine for a client that publishes messages.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 use core::{mem, task::Context, time::Duration};
 
-use super::{Capacity, Feed, MessageTooLong, publish_queue::Ticket};
+use super::{
+    Capacity, Feed, MessageTooLong,
+    publish_queue::Ticket,
+    replay::{self, INVALID},
+};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     machine::impl_reason,
     quantity::Time,
+    record::{Recordable, put_number},
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
@@ -41,7 +46,13 @@ pub struct Publisher {
     message_since: Instant,
     /// Its place among the publishers that wait.
     ticket: Option<Ticket>,
+    /// The last answer of the feed, while the publisher is recorded.
+    answer: Option<Box<Answer>>,
 }
+
+/// An answer of the feed that is not recorded yet: whether the publisher is paused, or the position
+/// and the message of what it has published.
+type Answer = Option<Result<(u64, u64), Option<Instant>>>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -139,6 +150,7 @@ impl Publisher {
             last_activity: now,
             message_since: now,
             ticket: None,
+            answer: None,
         }
     }
 
@@ -210,6 +222,35 @@ impl Publisher {
             State::Publishing { until, .. } => *until = None,
             State::Ending(teardown) => teardown.expire(None),
         }
+    }
+}
+
+/// A recording has the pauses, and the positions of what is published.
+impl Recordable for Publisher {
+    fn begin_recording(&mut self) {
+        self.answer = Some(Box::default());
+    }
+
+    fn take_outside(&mut self, out: &mut Vec<u8>) {
+        let Some(answer) = self.answer.as_mut().and_then(|answer| answer.take()) else { return };
+        replay::put_pause(out, answer.err());
+        if let Ok((position, message)) = answer {
+            put_number(out, position);
+            put_number(out, message);
+        }
+    }
+
+    fn restore_outside(&mut self, mut outside: &[u8]) -> Result<(), &'static str> {
+        if outside.is_empty() {
+            return Ok(());
+        }
+        let capacity = replay::take_capacity(&mut outside).ok_or(INVALID)?;
+        let position = match capacity {
+            Capacity::Available => Some(replay::take_pair(&mut outside).ok_or(INVALID)?),
+            Capacity::Paused { .. } => None,
+        };
+        self.feed.restore(capacity, position);
+        if outside.is_empty() { Ok(()) } else { Err(INVALID) }
     }
 }
 
@@ -287,9 +328,10 @@ impl Machine for Publisher {
         };
         let (bytes, messages, then) = (*bytes, *messages, *then);
         let complete = &self.buffer[..bytes];
-        match self.feed.poll_publish(&mut self.ticket, complete, messages, now, cx) {
-            Capacity::Paused { until: next } => mem::replace(until, next) != next,
-            Capacity::Available => {
+        let polled = self.feed.poll_publish(&mut self.ticket, complete, messages, now, cx);
+        let has_changed = match polled {
+            Err(next) => mem::replace(until, next) != next,
+            Ok(_) => {
                 self.buffer.copy_within(bytes..self.filled, 0);
                 self.filled -= bytes;
                 // Nothing was read meanwhile.
@@ -297,7 +339,11 @@ impl Machine for Publisher {
                 self.proceed(then, now);
                 true
             }
+        };
+        if has_changed && let Some(answer) = &mut self.answer {
+            **answer = Some(polled);
         }
+        has_changed
     }
 
     fn status(&self) -> Status {

@@ -1,12 +1,14 @@
 //! The state of a feed, behind its lock.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 use core::{mem, sync::atomic::Ordering::Relaxed, task::Waker};
 
 use bytes::Bytes;
 use slab::Slab;
 
-use super::{Counters, Log, Pace, pause_budget::PauseBudget, publish_queue::PublishQueue};
+use super::{
+    Counters, Log, Pace, pause_budget::PauseBudget, publish_queue::PublishQueue, replay::Replayed,
+};
 use crate::{Instant, shared::AtomicU64};
 
 /// The state of a feed: the log, its subscribers and readers, and the pause of the upstream.
@@ -24,6 +26,8 @@ pub(super) struct State {
     pub(super) reserved: Option<usize>,
     pub(super) queue: PublishQueue,
     pub(super) counters: Counters,
+    /// Set in a replay.
+    pub(super) replayed: Option<Box<Replayed>>,
 }
 
 /// The state of one subscriber in the feed.
@@ -154,6 +158,7 @@ impl State {
         self.counters.bytes_received += bytes.len() as u64;
         let start = self.log.start();
         self.log.push(bytes, messages, now);
+        self.keep_published();
         published.store(self.log.messages(), Relaxed);
         let mut wakers = if self.log.start() == start { Vec::new() } else { self.mark_lagged() };
         self.waiting = 0;

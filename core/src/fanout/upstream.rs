@@ -1,16 +1,21 @@
 //! The machine that receives messages from the upstream and publishes them.
 
+use alloc::{boxed::Box, vec::Vec};
 use core::{task::Context, time::Duration};
 
 use bytes::BytesMut;
 
-use super::{Capacity, Feed, MessageTooLong};
+use super::{
+    Capacity, Feed, MessageTooLong,
+    replay::{self, INVALID},
+};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason as _,
     Status,
     admission::ABORTED,
     machine::impl_reason,
     quantity::Time,
+    record::{Recordable, put_number},
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
@@ -34,7 +39,13 @@ pub struct Upstream {
     state: State,
     /// When a byte was last received, or a pause last ended.
     last_activity: Instant,
+    /// What a recording says last about the feed.
+    recorded: Option<Box<Recorded>>,
 }
+
+/// What a recording says about the feed: the pause, and the position and the message of the next
+/// chunk.
+type Recorded = Option<(Option<Option<Instant>>, (u64, u64))>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -107,6 +118,7 @@ impl Upstream {
             filled: 0,
             state: State::Open { has_capacity: false },
             last_activity: now,
+            recorded: None,
         }
     }
 
@@ -164,6 +176,43 @@ impl Upstream {
             State::Paused { until } => *until = None,
             State::Ending(teardown) => teardown.expire(None),
         }
+    }
+}
+
+/// A recording has the pauses, and the positions of what is published.
+impl Recordable for Upstream {
+    fn begin_recording(&mut self) {
+        self.recorded = Some(Box::default());
+    }
+
+    fn take_outside(&mut self, out: &mut Vec<u8>) {
+        let Some(recorded) = &mut self.recorded else { return };
+        let pause = match &self.state {
+            State::Paused { until } => Some(*until),
+            State::Open { .. } | State::Ending(_) => None,
+        };
+        let (position, message) = self.feed.position();
+        let now = Some((pause, (position, message)));
+        if now != **recorded {
+            **recorded = now;
+            replay::put_pause(out, pause);
+            put_number(out, position);
+            put_number(out, message);
+        }
+    }
+
+    fn restore_outside(&mut self, mut outside: &[u8]) -> Result<(), &'static str> {
+        if outside.is_empty() {
+            return Ok(());
+        }
+        let is_start = self.recorded.as_deref().is_none_or(Option::is_none);
+        let capacity = replay::take_capacity(&mut outside).ok_or(INVALID)?;
+        let (position, message) = replay::take_pair(&mut outside).ok_or(INVALID)?;
+        if !outside.is_empty() {
+            return Err(INVALID);
+        }
+        self.feed.restore(capacity, is_start.then_some((position, message)));
+        Ok(())
     }
 }
 

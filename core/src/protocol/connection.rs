@@ -249,8 +249,9 @@ impl<P: Protocol> Recordable for Connection<P> {
         self.replies.take_answers(out);
     }
 
-    fn restore_outside(&mut self, _now: Instant, outside: &[u8]) -> bool {
-        self.replies.restore_answers(outside)
+    fn restore_outside(&mut self, outside: &[u8]) -> Result<(), &'static str> {
+        let is_valid = self.replies.restore_answers(outside);
+        if is_valid { Ok(()) } else { Err("these are no answers") }
     }
 }
 

@@ -25,10 +25,13 @@ pub trait Recordable: Machine {
     fn take_outside(&mut self, _out: &mut Vec<u8>) {}
 
     /// Before an event or `poll_shared` of a replay: prepares what it uses from outside, as
-    /// [`take_outside`](Self::take_outside) has reported it afterwards. Returns false if `outside`
-    /// is invalid or comes at the wrong time.
-    fn restore_outside(&mut self, _now: Instant, outside: &[u8]) -> bool {
-        outside.is_empty()
+    /// [`take_outside`](Self::take_outside) has reported it afterwards. Before the first event, it
+    /// is called for the start.
+    ///
+    /// # Errors
+    /// `outside` is invalid, or something is missing.
+    fn restore_outside(&mut self, outside: &[u8]) -> Result<(), &'static str> {
+        if outside.is_empty() { Ok(()) } else { Err("the machine uses nothing from outside") }
     }
 }
 

@@ -20,7 +20,6 @@ pub struct Recording<'a> {
     records: &'a [u8],
     /// Where the records begin.
     start: usize,
-    outside: &'a [u8],
     stop: Option<Stop>,
     end: Option<End<'a>>,
 }
@@ -57,6 +56,8 @@ pub struct Step<'a> {
 /// What happened in a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What<'a> {
+    /// The machine was made.
+    Start,
     /// [`Event::Read`].
     Received {
         /// How many bytes.
@@ -155,7 +156,6 @@ impl<'a> Recording<'a> {
             has_payloads: header.has_payloads,
         };
         let (mut checked, mut stop, mut end) = (0, None, None);
-        let mut outside = &[][..];
         let error = loop {
             let offset = records.at;
             if offset == bytes.len() {
@@ -182,12 +182,7 @@ impl<'a> Recording<'a> {
                     end = Some(found);
                     None
                 }
-                Ok(Record::Outside(found)) => {
-                    if offset == start {
-                        outside = found;
-                    }
-                    None
-                }
+                Ok(Record::Outside(_)) => None,
             };
             if let Some(mistake) = mistake {
                 // The bytes before a wrong checksum are not to be trusted.
@@ -197,7 +192,7 @@ impl<'a> Recording<'a> {
             }
         };
         let records = &bytes[..records.at];
-        Ok((Self { header, records, start, outside, stop, end }, error))
+        Ok((Self { header, records, start, stop, end }, error))
     }
 
     /// The header.
@@ -205,14 +200,11 @@ impl<'a> Recording<'a> {
         &self.header
     }
 
-    /// What the machine has used from outside when it was made.
-    pub fn outside_at_start(&self) -> &'a [u8] {
-        self.outside
-    }
-
-    /// What happened, in order.
+    /// What happened, in order. The first step is [`What::Start`].
     pub fn steps(&self) -> Steps<'a> {
+        let (offset, at) = (self.start, self.header.started_at);
         Steps {
+            start: Some(Step { offset, at, side: 0, what: What::Start, outside: &[] }),
             records: Records {
                 bytes: self.records,
                 at: self.start,
@@ -236,6 +228,7 @@ impl<'a> Recording<'a> {
 /// The steps of a recording.
 #[derive(Clone, Debug)]
 pub struct Steps<'a> {
+    start: Option<Step<'a>>,
     records: Records<'a>,
 }
 
@@ -243,7 +236,11 @@ impl<'a> Iterator for Steps<'a> {
     type Item = Step<'a>;
 
     fn next(&mut self) -> Option<Step<'a>> {
+        let start = self.start.take();
         let mut step = loop {
+            if let Some(start) = start {
+                break start;
+            }
             match self.records.next().ok()? {
                 Record::Step(step) => break step,
                 Record::Outside(_) | Record::Checksum(_) | Record::Stopped(_) => {}

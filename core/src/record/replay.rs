@@ -88,8 +88,11 @@ pub enum DifferenceKind {
     /// The recorded machine found news in shared state.
     #[error("the recorded machine found news in shared state, but this one found none")]
     NoNews,
-    /// What the machine has used from outside is invalid, or differs from the recording.
-    #[error("what comes from outside the machine does not fit")]
+    /// What the recorded machine has used from outside cannot be restored.
+    #[error("what comes from outside the machine cannot be restored: {0}")]
+    Missing(&'static str),
+    /// The machine has used something else from outside.
+    #[error("the machine has used something else from outside than the recorded one")]
     Outside,
     /// A record is not for this machine.
     #[error("the record is not for this machine")]
@@ -126,10 +129,10 @@ pub fn replay_to<M: Recordable>(
     let mut player = Sides::default();
     let run = run(recording, |step| {
         observe(step);
-        if !machine.restore_outside(step.at, step.outside) {
-            return Err(DifferenceKind::Outside);
+        machine.restore_outside(step.outside).map_err(DifferenceKind::Missing)?;
+        if step.what != What::Start {
+            player.play(machine, step)?;
         }
-        player.play(machine, step)?;
         outside.clear();
         machine.take_outside(&mut outside);
         if outside == step.outside { Ok(()) } else { Err(DifferenceKind::Outside) }
@@ -163,7 +166,7 @@ pub(crate) fn run(
             run.differs(kind);
             break;
         }
-        run.events += 1;
+        run.events += u64::from(step.what != What::Start);
     }
     run
 }
@@ -188,7 +191,8 @@ impl Run {
     ) -> Replay {
         let end = recording.end().filter(|_| recording.stop().is_none());
         let has_panicked = end.is_some_and(|end| end.ended == Ended::Panicked);
-        let is_last = recording.steps().count() as u64 == self.events + 1;
+        // The start is a step, and so is the one with the panic.
+        let is_last = recording.steps().count() as u64 == self.events + 2;
         let panic = match &mut self.difference {
             Some(Difference { kind: DifferenceKind::Panicked(message), .. })
                 if has_panicked && is_last =>
@@ -312,7 +316,7 @@ impl Sides {
                 let has_news = machine.poll_shared(now, cx);
                 return if has_news { Ok(()) } else { Err(DifferenceKind::NoNews) };
             }
-            What::Note(_) => return Err(DifferenceKind::Unknown),
+            What::Start | What::Note(_) => return Err(DifferenceKind::Unknown),
         };
         machine.handle(now, event);
         Ok(())

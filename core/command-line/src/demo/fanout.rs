@@ -117,7 +117,7 @@ async fn transfer<R: CommandRuntime>(
     let all_connected = || feed.counters().subscribers == SUBSCRIBERS as u64;
     wait_until(runtime, TIME_LIMIT, all_connected).await;
     let shutdown = dial.shutdown.clone();
-    let reading = read_upstream(runtime, dial, feed, None);
+    let reading = read_upstream(runtime, dial, feed, None, None);
     let reading = while_subscribers_keep_up(runtime, reading, feed, received);
     let watching = async {
         watch(runtime, feed, received).await;

@@ -14,6 +14,7 @@ use wirestate_core::{
     Event, Machine as _,
     drive::{Clock, Drive, Ended, IoError, Sink, Source},
     fanout::{Feed, Upstream, UpstreamReason},
+    record::Recorded,
     serve::ServerHandle,
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
@@ -21,7 +22,7 @@ use wirestate_core::{
 
 use crate::{CommandError, CommandRuntime, standard_input::StandardInput};
 
-/// Publishes standard input to `feed`. At its end, sends each subscriber all that was published and
+/// Publishes standard input to `feed`, by `upstream`. At its end, sends each subscriber all that was published and
 /// a FIN, and ends the server. If `waits_for_readers`, it first waits until all readers of the feed
 /// have acknowledged it, such as a stream. A `shutdown` ends it earlier.
 ///
@@ -33,6 +34,7 @@ use crate::{CommandError, CommandRuntime, standard_input::StandardInput};
 pub(super) fn read_standard_input<R: CommandRuntime>(
     runtime: &R,
     feed: Feed,
+    upstream: Recorded<Upstream>,
     handle: ServerHandle,
     shutdown: ShutdownHandle,
     failure: Shared<Lock<Option<CommandError>>>,
@@ -42,7 +44,6 @@ pub(super) fn read_standard_input<R: CommandRuntime>(
     let (drive_clock, mut clock) = (runtime.clock(), runtime.clock());
     let mut input = Input { blocks, rest: Bytes::new(), error: None };
     Ok(async move {
-        let upstream = Upstream::new(&feed, clock.now());
         let mut drive = Drive::new(upstream, &mut input, drive_clock);
         let ended = poll_fn(|cx| {
             let is_requested = shutdown.poll_requested(cx) >= Shutdown::Drain;

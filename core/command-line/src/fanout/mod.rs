@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use wirestate_core::drive::Clock;
 
-pub(super) use self::inspector::MessageInspector;
+pub(super) use self::{inspector::MessageInspector, publishers::FEED};
 use crate::{CommandRuntime, values};
 
 fn message_size(text: &str) -> Result<NonZeroUsize, String> {

@@ -2,9 +2,11 @@
 
 use core::{
     future::poll_fn,
+    sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
     time::Duration,
 };
+use std::sync::atomic::AtomicU64;
 
 use clap::Args;
 use wirestate_core::{
@@ -54,9 +56,9 @@ pub(super) struct PublisherFlags {
         default_value = "30s"
     )]
     publisher_message_timeout: Timeout,
-    /// The feed, which the listeners for publishers and for subscribers share.
+    /// The feed, which the listeners for publishers and for subscribers share, and its number.
     #[arg(skip)]
-    feed: Shared<Lock<Option<Feed>>>,
+    feed: Shared<Lock<Option<(Feed, u64)>>>,
 }
 
 impl PublisherFlags {
@@ -70,13 +72,26 @@ impl PublisherFlags {
     /// # Errors
     /// The configuration is invalid.
     pub(super) fn feed(&self, config: Config) -> Result<Feed, CommandError> {
-        let config = config
-            .with_publisher_idle_timeout(self.publisher_idle_timeout.0)
-            .with_publisher_message_timeout(self.publisher_message_timeout.0);
         self.feed.with(|feed| match feed {
-            Some(feed) => Ok(feed.clone()),
-            None => Ok(feed.insert(Feed::new(config).map_err(CommandError::Config)?).clone()),
+            Some((feed, _)) => Ok(feed.clone()),
+            None => {
+                let new = Feed::new(config).map_err(CommandError::Config)?;
+                *feed = Some((new.clone(), FEEDS.fetch_add(1, Relaxed)));
+                Ok(new)
+            }
         })
+    }
+
+    /// The number of the feed in this process, for recordings.
+    pub(super) fn feed_number(&self) -> u64 {
+        self.feed.with(|feed| feed.as_ref().map_or(0, |(_, number)| *number))
+    }
+
+    /// Adds the settings of a publisher.
+    pub(super) fn add_to(&self, config: Config) -> Config {
+        config
+            .with_publisher_idle_timeout(self.publisher_idle_timeout.0)
+            .with_publisher_message_timeout(self.publisher_message_timeout.0)
     }
 }
 
@@ -89,9 +104,10 @@ pub(crate) fn prepare<R: CommandRuntime>(
     let feed = flags.feed()?;
     let server = flags.server.clone().with_max_connections(publishers.max_connections());
     let settings = server.settings::<R>(share)?;
+    let settings = settings.with_recorded_field(FEED, publishers.feed_number());
     Ok(settings.start(publishers.listen.clone(), move |starting: &Starting<'_, R>| {
         let table = starting.handle.table().clone();
-        let serving = starting.serve(move |_: &_, now| Publisher::new(&feed, now));
+        let serving = starting.serve("publisher", move |_: &_, now| Publisher::new(&feed, now));
         Ok(serving.on_end(move |stage| match stage {
             // Publishers that connect again publish to the feed of the next server.
             Stage::Retired => table.shut_down(),
@@ -126,5 +142,9 @@ async fn no_publishers(clock: &mut impl Clock, feed: &Feed) {
     }
 }
 
+/// The field of a recording that has the number of the feed.
+pub(crate) const FEED: &str = "feed";
+/// How many feeds there were.
+static FEEDS: AtomicU64 = AtomicU64::new(1);
 /// How often it is checked whether all publishers have ended.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);

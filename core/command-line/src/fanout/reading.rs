@@ -14,6 +14,7 @@ use wirestate_core::{
         Config,
         jetstream::{ConsumerConfig, Start},
     },
+    record::Recorded,
     shared::Shared,
     shutdown::ShutdownHandle,
 };
@@ -26,6 +27,7 @@ use crate::{
     CommandError, CommandRuntime,
     jitter::jitter_seed,
     nats::{Connector, Gate, LinkState, StreamFlags},
+    recording::Recordings,
     server::{ServerSettings, Starting},
     tls::{self, UpstreamTls, UpstreamTlsFlags},
     values::Timeout,
@@ -119,9 +121,10 @@ impl Reading {
                     .with_server(name)
                     .with_connect_timeout(connect_timeout.0);
                 let tls = tls.map(|tls| tls.client);
+                let recordings = starting.settings.recordings.clone();
                 let read = move |shutdown| {
                     let dial = dial.clone().with_shutdown(shutdown);
-                    read_upstream(&runtime, dial, &feed, tls.clone())
+                    read_upstream(&runtime, dial, &feed, tls.clone(), recordings.clone())
                 };
                 match gate {
                     None => Box::pin(read(shutdown)),
@@ -131,8 +134,14 @@ impl Reading {
             Self::StandardInput => {
                 let (handle, failure) = (starting.handle.clone(), starting.failure.clone());
                 let (shutdown_of_read, waits) = (shutdown.clone(), gate.is_some());
-                let read =
-                    read_standard_input(&runtime, feed, handle, shutdown_of_read, failure, waits)?;
+                let recorder = starting.settings.recordings.as_ref();
+                let recorder =
+                    recorder.map(|it| it.of_other(RECORDED_UPSTREAM, runtime.clock().now()));
+                let upstream =
+                    Recorded::new(fanout::Upstream::new(&feed, runtime.clock().now()), recorder);
+                let read = read_standard_input(
+                    &runtime, feed, upstream, handle, shutdown_of_read, failure, waits,
+                )?;
                 match gate {
                     None => Box::pin(read),
                     Some(mut gate) => Box::pin(async move { gate.pause(&shutdown, read).await }),
@@ -160,10 +169,15 @@ pub(crate) fn read_upstream<R: CommandRuntime>(
     dial: Dial,
     feed: &Feed,
     tls: Option<Client>,
+    recordings: Option<Recordings>,
 ) -> impl Future<Output = ()> + Send + 'static + use<R> {
     let (runtime, feed) = (runtime.clone(), feed.clone());
     async move {
-        let upstream = |now| tls::around(tls.as_ref(), fanout::Upstream::new(&feed, now), now);
+        let upstream = |now| {
+            let recorder = recordings.as_ref().map(|it| it.of_other(RECORDED_UPSTREAM, now));
+            let upstream = Recorded::new(fanout::Upstream::new(&feed, now), recorder);
+            tls::around(tls.as_ref(), upstream, now)
+        };
         dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
     }
 }
@@ -180,5 +194,7 @@ pub(super) async fn drain_when_unused(mut clock: impl Clock, feed: Feed, shutdow
     }
 }
 
+/// What recordings call the machine that reads from the upstream.
+pub(crate) const RECORDED_UPSTREAM: &str = "upstream";
 /// How often a feed that was replaced is checked for subscribers.
 const CHECK_INTERVAL: Duration = Duration::from_millis(1500);

@@ -13,7 +13,7 @@ use wirestate_core::{
 
 use super::{
     MAX_MESSAGE, message_size,
-    publishers::{PublisherFlags, end_subscribers},
+    publishers::{FEED, PublisherFlags, end_subscribers},
     publishing::Publishing,
     reading::{Reading, drain_when_unused},
     upstream::Upstream,
@@ -223,6 +223,18 @@ impl ServerFlags {
     /// # Errors
     /// Its configuration is invalid.
     pub(super) fn feed(&self) -> Result<Feed, CommandError> {
+        self.publishers.feed(self.config())
+    }
+
+    /// A feed for replays.
+    ///
+    /// # Errors
+    /// Its configuration is invalid.
+    pub(crate) fn feed_for_replay(&self) -> Result<Feed, CommandError> {
+        Feed::for_replay(self.config()).map_err(CommandError::Config)
+    }
+
+    fn config(&self) -> Config {
         let on_lag = match self.on_lag {
             OnLag::Disconnect => LagPolicy::Disconnect,
             OnLag::Skip => LagPolicy::Skip,
@@ -241,7 +253,7 @@ impl ServerFlags {
             .with_on_gap(on_gap)
             .with_upstream_idle_timeout(self.upstream_idle_timeout.0)
             .with_replay(self.replay);
-        self.publishers.feed(config)
+        self.publishers.add_to(config)
     }
 }
 
@@ -254,6 +266,7 @@ pub(crate) fn prepare<R: CommandRuntime>(
     let has_publishers = flags.has_publishers();
     let settings = flags.server.settings_beside::<R>(share, flags.publishers.max_connections())?;
     let settings = settings.with_metrics(feed.clone());
+    let settings = settings.with_recorded_field(FEED, flags.publishers.feed_number());
     let (timeout, tls) = (flags.connect_timeout, flags.upstream_tls);
     let reading = Reading::new(upstream, timeout, tls, &flags.nats, &feed, name.as_ref())?;
     let publishing = Publishing::new(&flags.nats, timeout, &feed, name.as_ref())?;
@@ -279,7 +292,7 @@ pub(crate) fn prepare<R: CommandRuntime>(
             tasks.push(publishing.start(starting, &publishes)?);
         }
         let subscribed = feed.clone();
-        let serving = starting.serve(move |_: &_, now| Subscriber::new(&subscribed, now));
+        let serving = starting.serve("subscriber", move |_: &_, now| Subscriber::new(&subscribed, now));
         let serving = tasks.into_iter().fold(serving, Serving::with_task);
         Ok(serving.on_end(move |stage| match stage {
             Stage::Draining => reads.drain(),

@@ -1,6 +1,6 @@
 //! The command `fanout-source`.
 
-use core::num::NonZeroUsize;
+use core::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
 use wirestate_core::{
@@ -47,22 +47,31 @@ impl Flags {
         server::check_listen(&self.listen)?;
         self.common.check()
     }
+
+    /// The messages. `epoch` is the time from Unix' epoch to that of the clock.
+    pub(crate) fn config(&self, epoch: Duration) -> MessageSourceConfig {
+        MessageSourceConfig::default()
+            .with_size(self.size)
+            .with_rate(self.rate)
+            .with_count(self.count)
+            .with_epoch(epoch)
+    }
 }
+
+/// The field of a recording that has the time from Unix' epoch to that of the clock, in
+/// nanoseconds.
+pub(crate) const UNIX_EPOCH: &str = "unix-epoch";
 
 pub(crate) fn prepare<R: CommandRuntime>(
     runtime: &R,
     flags: Flags,
 ) -> Result<Prepared<R>, CommandError> {
-    let Flags { size, rate, count, .. } = flags;
     let epoch = unix_epoch(runtime);
-    let config = MessageSourceConfig::default()
-        .with_size(size)
-        .with_rate(rate)
-        .with_count(count)
-        .with_epoch(epoch);
+    let config = flags.config(epoch);
     let limits = Limits { connections: 1, per_address: None };
     let settings = flags.common.settings(serve::Config::default().with_limits(limits))?;
-    Ok(settings.run(flags.listen, move |_, now| {
+    let settings = settings.with_recorded_field(UNIX_EPOCH, epoch.as_nanos());
+    Ok(settings.run("source", flags.listen, move |_, now| {
         MessageSource::new(config, now).expect("the default timeouts are non-zero")
     }))
 }

@@ -8,7 +8,10 @@ use std::{
 
 use crate::{
     CommandError,
-    server::{Configuration, Definition, ProcessFlags, ServerCommand, is_free_socket},
+    server::{
+        Configuration, Definition, ProcessFlags, ServerCommand, for_words, is_free_socket,
+        recorded_words,
+    },
     tls::ServerTlsFlags,
     toml_file::{self, Mistake, Value, shown},
 };
@@ -93,8 +96,8 @@ fn parse(text: &str) -> Result<Configuration, Mistake> {
 /// The keys at the top, as flags and as words.
 fn top_flags(table: &DeTable<'_>) -> Result<(TopFlags, Vec<String>), Mistake> {
     let command = TopFlags::augment_args(clap::Command::new("serve"));
-    let words = words(&for_keys(command.clone()), table.iter())?;
-    let matches = for_keys(command).try_get_matches_from(&words);
+    let words = words(&for_words(command.clone()), table.iter())?;
+    let matches = for_words(command).try_get_matches_from(&words);
     let flags = matches.and_then(|matches| TopFlags::from_arg_matches(&matches));
     let at = table.iter().next().map_or(0..0, |(key, _)| key.span());
     Ok((flags.map_err(|error| Mistake::new(at, message(&error)))?, words))
@@ -134,10 +137,9 @@ fn server(
     };
     let others = keys.iter().filter(|(key, _)| key.get_ref() != "command");
     let mut line = vec![known.get_name().to_owned()];
-    line.extend(words(&for_keys(known.clone()), others)?);
+    line.extend(words(&for_words(known.clone()), others)?);
     let at = || table.span();
-    let matches = for_keys(commands.clone())
-        .mut_subcommands(for_keys)
+    let matches = for_words(commands.clone())
         .try_get_matches_from(&line)
         .map_err(|error| Mistake::new(at(), message(&error)))?;
     let command = ServerCommand::from_arg_matches(&matches)
@@ -151,17 +153,8 @@ fn server(
         .into_iter()
         .filter_map(|id| flags.and_then(|flags| flags.try_get_many::<String>(id).ok().flatten()));
     let addresses = addresses.flatten().cloned().collect();
-    Ok((Definition { name: name.into(), command, words: line }, addresses))
-}
-
-/// A command whose words come from a file: without its name, environment and help.
-fn for_keys(command: clap::Command) -> clap::Command {
-    command
-        .no_binary_name(true)
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .color(clap::ColorChoice::Never)
-        .mut_args(|flag| flag.env(None))
+    let recorded_words = recorded_words(&commands, &matches);
+    Ok((Definition { name: name.into(), command, words: line, recorded_words }, addresses))
 }
 
 /// The words of a command line with the same flags as `keys`.

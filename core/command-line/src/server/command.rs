@@ -1,6 +1,6 @@
 //! The commands that run a server.
 
-use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Subcommand, parser::ValueSource};
 use wirestate_core::shared::Shared;
 
 use super::{Prepared, ProcessFlags, Share};
@@ -87,6 +87,8 @@ pub(crate) struct SingleServer {
     pub(crate) name: String,
     pub(crate) command: ServerCommand,
     pub(crate) process: ProcessFlags,
+    /// The command and the flags of the server.
+    pub(crate) words: Vec<String>,
 }
 
 impl Subcommand for SingleServer {
@@ -114,11 +116,45 @@ impl FromArgMatches for SingleServer {
         let command = ServerCommand::from_arg_matches(matches)?;
         let (name, flags) = matches.subcommand().expect("a server's command is a subcommand");
         let process = ProcessFlags::from_arg_matches(flags)?;
-        Ok(Self { name: name.to_owned(), command, process })
+        let commands = ServerCommand::augment_subcommands(clap::Command::new(""));
+        let words = recorded_words(&commands, matches);
+        Ok(Self { name: name.to_owned(), command, process, words })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
+}
+
+/// A command whose words do not come from a command line: without its name, environment and help.
+pub(crate) fn for_words(command: clap::Command) -> clap::Command {
+    command
+        .no_binary_name(true)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .color(clap::ColorChoice::Never)
+        .mut_args(|flag| flag.env(None))
+        .mut_subcommands(for_words)
+}
+
+/// The command line of a server of `commands` that `matches`, without defaults, and without flags
+/// that can have a password.
+pub(crate) fn recorded_words(commands: &clap::Command, matches: &ArgMatches) -> Vec<String> {
+    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
+    let mut words = vec![name.to_owned()];
+    let flags = commands.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+    for flag in flags.filter(|flag| !flag.is_hide_env_values_set()) {
+        let (id, Some(long)) = (flag.get_id().as_str(), flag.get_long()) else { continue };
+        if matches!(matches.value_source(id), None | Some(ValueSource::DefaultValue)) {
+            continue;
+        }
+        if matches!(flag.get_action(), ArgAction::SetTrue) {
+            words.extend(matches.get_flag(id).then(|| format!("--{long}")));
+            continue;
+        }
+        let values = matches.get_raw(id).into_iter().flatten();
+        words.extend(values.map(|value| format!("--{long}={}", value.to_string_lossy())));
+    }
+    words
 }

@@ -16,6 +16,7 @@ use crate::{
     accept_proxy::AcceptProxyFlags,
     access::AccessFlags,
     access_log::AccessLogFlags,
+    recording::RecordFlags,
     tls,
     values::{self, Limit, Timeout},
 };
@@ -51,6 +52,8 @@ pub(crate) struct CommonFlags {
     /// How long connections may take to end after SIGTERM or SIGINT; then they are reset; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
     drain_timeout: Timeout,
+    #[command(flatten)]
+    record: RecordFlags,
     #[command(flatten)]
     tls: tls::ServerTlsFlags,
 }
@@ -193,7 +196,7 @@ impl CommonFlags {
             warn!("--drain-timeout off: one open connection can keep the server from ending");
         }
         let config = config.with_drain_timeout(self.drain_timeout.0);
-        Ok(ServerSettings::new(config, self.tls.load()?))
+        Ok(ServerSettings::new(config, self.record.clone(), self.tls.load()?))
     }
 }
 

@@ -11,12 +11,12 @@ mod reload;
 mod running;
 mod tasks;
 
-use core::iter;
+use core::{any, iter};
 
 use wirestate_core::shared::Shared;
 
 pub(super) use self::{
-    command::{ServerCommand, SingleServer},
+    command::{ServerCommand, SingleServer, for_words, recorded_words},
     flags::{CommonFlags, Flags, ProcessFlags, Share, idle_timeout},
     listening::{Bound, check_listen, is_free_socket},
     prepared::{ConnectFn, Prepared, ReloadFiles, ServerSettings, Serving, Stage, Starting, task},
@@ -56,6 +56,8 @@ pub(crate) struct Definition {
     pub(crate) command: ServerCommand,
     /// The command line that defines it in a file; empty for the server of a command.
     pub(crate) words: Vec<String>,
+    /// The command line that defines it, for its recordings.
+    pub(crate) recorded_words: Vec<String>,
 }
 
 impl Source {
@@ -72,8 +74,13 @@ impl Source {
         match self {
             Self::File(file) => file.load(),
             Self::Command(server) => {
-                let SingleServer { name, command, process } = (**server).clone();
-                let definition = Definition { name: name.into(), command, words: Vec::new() };
+                let SingleServer { name, command, process, words } = (**server).clone();
+                let definition = Definition {
+                    name: name.into(),
+                    command,
+                    words: Vec::new(),
+                    recorded_words: words,
+                };
                 Ok(Configuration {
                     process,
                     status_tls: None,
@@ -92,6 +99,7 @@ impl Definition {
             name: format!("{}-publishers", self.name).into(),
             command,
             words: self.words.clone(),
+            recorded_words: self.recorded_words.clone(),
         });
         iter::once(self).chain(publishers)
     }
@@ -125,11 +133,11 @@ impl Definition {
         Ok(prepared)
     }
 
-    /// As [`prepare`](Self::prepare), and opens the access log. (A check of the configuration does
-    /// not: it would create the file, perhaps as another user.)
+    /// As [`prepare`](Self::prepare), and opens the access log and the recordings. (A check of the
+    /// configuration does not: it would create the files, perhaps as another user.)
     ///
     /// # Errors
-    /// As [`prepare`](Self::prepare), or the access log cannot be opened.
+    /// As [`prepare`](Self::prepare), or the access log or the recordings cannot be opened.
     fn prepare_to_serve<R: CommandRuntime>(
         &self,
         runtime: &R,
@@ -142,6 +150,7 @@ impl Definition {
             settings.config.on_end = Some(observer);
             settings.files.push(Shared::new(file));
         }
+        settings.open_recordings(&self.name, &self.recorded_words, any::type_name::<R>())?;
         Ok(prepared)
     }
 }

@@ -1,12 +1,13 @@
 //! A server before it listens: its flags are checked, and its files are read.
 
-use std::{future::poll_fn, pin::Pin};
+use std::{future::poll_fn, mem, pin::Pin};
 
 use wirestate_core::{
     Instant, Machine,
     admission::{Admitted, ConnectionEntry, ConnectionTable},
     drive::{Clock, Drive},
     proxy_protocol::{self, HeaderPolicy},
+    record::{Recordable, Recorded},
     runtime::{Address, Runtime},
     serve::{self, ServerHandle},
     shared::{Lock, Shared},
@@ -17,6 +18,7 @@ use wirestate_core::{
 use crate::{
     CommandError, CommandRuntime,
     access_log::AccessLogFlags,
+    recording::{RecordFlags, Recordings},
     server::tasks::Task,
     tls::{ServerTls, UpstreamTls},
 };
@@ -79,6 +81,11 @@ pub(crate) struct ServerSettings {
     pub(super) reserved_files: u64,
     /// `None`: the server can have none.
     pub(super) access_log: Option<AccessLogFlags>,
+    pub(super) record: RecordFlags,
+    /// What the server's recordings say about it.
+    pub(super) recorded_fields: Vec<(String, String)>,
+    /// `None`: nothing is recorded.
+    pub(crate) recordings: Option<Recordings>,
     pub(super) metrics: ServerMetrics,
     pub(super) files: Vec<Shared<dyn ReloadFiles>>,
     /// The addresses that the server connects to.
@@ -106,13 +113,20 @@ pub(super) struct ServerMetrics {
 }
 
 impl ServerSettings {
-    pub(super) fn new(config: serve::Config, tls: Option<ServerTls>) -> Self {
+    pub(super) fn new(
+        config: serve::Config,
+        record: RecordFlags,
+        tls: Option<ServerTls>,
+    ) -> Self {
         let settings = Self {
             config,
             tls: tls.clone(),
             accept_proxy: None,
             reserved_files: 0,
             access_log: None,
+            record,
+            recorded_fields: Vec::new(),
+            recordings: None,
             metrics: ServerMetrics::default(),
             files: Vec::new(),
             upstreams: Vec::new(),
@@ -128,6 +142,33 @@ impl ServerSettings {
     pub(crate) fn with_metrics(mut self, metrics: impl MetricsSource) -> Self {
         self.metrics.sources.push(Shared::new(metrics));
         self
+    }
+
+    /// Adds a field to the server's recordings.
+    pub(crate) fn with_recorded_field(mut self, name: &str, value: impl ToString) -> Self {
+        self.recorded_fields.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Opens the directory of the recordings, if there is one. `words` are the command and the
+    /// flags of the server called `name`, which runs on `runtime`.
+    ///
+    /// # Errors
+    /// No file can be written in the directory.
+    pub(super) fn open_recordings(
+        &mut self,
+        name: &str,
+        words: &[String],
+        runtime: &str,
+    ) -> Result<(), CommandError> {
+        let mut fields = mem::take(&mut self.recorded_fields);
+        fields.push(("runtime".to_owned(), runtime.to_owned()));
+        fields.extend(words.iter().map(|word| ("word".to_owned(), word.clone())));
+        self.recordings = self.record.open(name, fields)?;
+        if let Some(recordings) = &self.recordings {
+            self.metrics.sources.push(Shared::new(recordings.clone()));
+        }
+        Ok(())
     }
 
     /// Sets the addresses that the server connects to. None of them may be the server itself.
@@ -154,17 +195,19 @@ impl ServerSettings {
         }
     }
 
-    /// A server that listens on the addresses `listen` and runs a machine on each connection.
+    /// A server that listens on the addresses `listen` and runs a machine on each connection, which
+    /// its recordings call `name`.
     pub(crate) fn run<R, M>(
         self,
+        name: &'static str,
         listen: impl IntoIterator<Item = String>,
         machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
     ) -> Prepared<R>
     where
         R: CommandRuntime,
-        M: Machine<Reason: Send> + Unpin + Send + 'static,
+        M: Recordable<Reason: Send> + Unpin + Send + 'static,
     {
-        self.start(listen, |starting| Ok(starting.serve(machine)))
+        self.start(listen, move |starting| Ok(starting.serve(name, machine)))
     }
 
     /// A server that listens on the addresses `listen`, if there are any, and then calls `start`.
@@ -192,14 +235,21 @@ impl<R: CommandRuntime> Starting<'_, R> {
     }
 
     /// Runs a machine on each connection: after the PROXY header and within TLS, if the settings
-    /// ask for them.
+    /// ask for them. Recordings call it `name`.
     pub(crate) fn serve<M>(
         &self,
+        name: &'static str,
         mut machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
     ) -> Serving<R>
     where
-        M: Machine<Reason: Send> + Unpin + Send + 'static,
+        M: Recordable<Reason: Send> + Unpin + Send + 'static,
     {
+        let recordings = self.settings.recordings.clone();
+        let mut machine = move |entry: &Shared<ConnectionEntry>, now| {
+            let recordings = recordings.as_ref();
+            let recorder = recordings.map(|it| it.of_connection(name, entry, now));
+            Recorded::new(machine(entry, now), recorder)
+        };
         let (table, policy) = (self.handle.table(), self.settings.accept_proxy.clone());
         Serving::new(match self.settings.tls.clone() {
             None => after_header::<R, _>(policy, table, machine),

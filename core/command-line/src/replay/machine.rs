@@ -1,0 +1,121 @@
+//! Makes the machine of a recording.
+
+use core::time::Duration;
+use std::{fs, io::Read as _, path::Path};
+
+use clap::{FromArgMatches as _, Subcommand as _};
+use wirestate_core::{
+    fanout::{Feed, MessageSource, Publisher, Subscriber, Upstream},
+    record::{self, Header, Recording, Replay},
+};
+
+use crate::{
+    fanout::{FEED, source::UNIX_EPOCH},
+    server::{ServerCommand, for_words},
+};
+
+/// Replays `recording`, whose file is at `path`.
+///
+/// # Errors
+/// Its machine cannot be made.
+pub(super) fn play(recording: &Recording<'_>, path: &Path) -> Result<Replay, String> {
+    let header = recording.header();
+    let machine = header.field("machine").unwrap_or_default();
+    let now = header.started_at;
+    let error = |error: crate::CommandError| error.to_string();
+    Ok(match (command(header)?, machine) {
+        (ServerCommand::EchoServer(flags), "echo") => {
+            let echo = flags.echo().map_err(error)?;
+            record::replay(&mut echo.machine(now), recording)
+        }
+        (ServerCommand::AppServer(flags), "message") => {
+            let app = flags.app().map_err(error)?;
+            record::replay(&mut app.machine(now), recording)
+        }
+        (ServerCommand::FanoutSource(flags), "source") => {
+            let epoch = header.field(UNIX_EPOCH).and_then(|nanos| nanos.parse().ok());
+            let epoch = Duration::from_nanos(epoch.ok_or("its time since 1970 is missing")?);
+            let source = MessageSource::new(flags.config(epoch), now);
+            record::replay(&mut source.map_err(|error| error.to_string())?, recording)
+        }
+        (ServerCommand::FanoutServer(flags), "upstream") => {
+            let feed = flags.feed_for_replay().map_err(error)?;
+            record::replay(&mut Upstream::new(&feed, now), recording)
+        }
+        (ServerCommand::FanoutServer(flags), "publisher") => {
+            let feed = flags.feed_for_replay().map_err(error)?;
+            record::replay(&mut Publisher::new(&feed, now), recording)
+        }
+        (ServerCommand::FanoutServer(flags), "subscriber") => {
+            let feed = flags.feed_for_replay().map_err(error)?;
+            for source in sources(header, path)? {
+                publish(&feed, &source);
+            }
+            record::replay(&mut Subscriber::new(&feed, now), recording)
+        }
+        (_, machine) => {
+            return Err(format!("this program has no machine `{machine}` for that command"));
+        }
+    })
+}
+
+/// The command of the server that has recorded.
+fn command(header: &Header) -> Result<ServerCommand, String> {
+    let words: Vec<_> = header.values("word").collect();
+    let commands = ServerCommand::augment_subcommands(clap::Command::new("replay"));
+    let matches = for_words(commands).try_get_matches_from(&words);
+    let command = matches.and_then(|matches| ServerCommand::from_arg_matches(&matches));
+    command.map_err(|error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let reason = first.strip_prefix("error: ").unwrap_or(first);
+        format!("this program does not accept the flags of the recording: {reason}")
+    })
+}
+
+/// The recordings beside that of a subscriber that have what was published to its feed.
+fn sources(subscriber: &Header, path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let directory = path.parent().filter(|path| *path != Path::new(""));
+    let directory = directory.unwrap_or(Path::new("."));
+    let error = |error: std::io::Error| format!("cannot list {}: {error}", directory.display());
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(directory).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path.extension().is_some_and(|extension| extension == "wsr")
+            && let Some(bytes) = source(subscriber, &path)
+        {
+            sources.push(bytes);
+        }
+    }
+    Ok(sources)
+}
+
+/// The recording at `path`, if it has what was published to the feed of `subscriber`.
+fn source(subscriber: &Header, path: &Path) -> Option<Vec<u8>> {
+    let mut file = fs::File::open(path).ok()?;
+    let mut start = Vec::new();
+    file.by_ref().take(MAX_HEADER).read_to_end(&mut start).ok()?;
+    let (recording, _) = Recording::salvage(&start).ok()?;
+    let header = recording.header();
+    let is_same = |name| header.field(name) == subscriber.field(name);
+    let publishes = matches!(header.field("machine"), Some("upstream" | "publisher"));
+    if !publishes || !is_same("process") || !is_same(FEED) {
+        return None;
+    }
+    file.read_to_end(&mut start).ok()?;
+    Some(start)
+}
+
+/// Replays a recorded upstream or publisher, which publishes to `feed`.
+fn publish(feed: &Feed, bytes: &[u8]) {
+    let Ok((recording, _)) = Recording::salvage(bytes) else { return };
+    let now = recording.header().started_at;
+    if recording.header().field("machine") == Some("upstream") {
+        record::replay(&mut Upstream::new(feed, now), &recording);
+    } else {
+        record::replay(&mut Publisher::new(feed, now), &recording);
+    }
+}
+
+/// The longest header of a recording, in bytes.
+const MAX_HEADER: u64 = 64 * 1024;

@@ -1,0 +1,126 @@
+//! The command `replay`: a recorded session once more.
+
+mod machine;
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+use wirestate_core::record::{Ended, Header, Recording, Replay, Step, What};
+
+use self::machine::play;
+use crate::{CommandError, output};
+
+/// Replays a recorded session, and says whether the output and the end are the same
+///
+/// A server with --record DIR has written FILE. The machine of the session is made once more from
+/// the recorded flags, and gets the recorded events at the recorded times. Nothing is listened on
+/// or connected to. It does not matter which of the three programs has recorded it.
+///
+/// If the replay differs, the error names the first event that does, by its place in the file and
+/// its time.
+#[derive(Args, Debug)]
+pub(super) struct Flags {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Also show each event
+    #[arg(long)]
+    events: bool,
+}
+
+pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
+    let path = &flags.file;
+    let failed = |message: String| CommandError::Replay { path: path.clone(), message };
+    let bytes = fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let (recording, mistake) =
+        Recording::salvage(&bytes).map_err(|error| failed(error.to_string()))?;
+    output::write(description(recording.header()).as_bytes())?;
+    if flags.events {
+        for step in recording.steps() {
+            output::write(line(&step).as_bytes())?;
+        }
+    }
+    let replay = play(&recording, path).map_err(failed)?;
+    output::write(result(&recording, &replay).as_bytes())?;
+    if let Some(difference) = &replay.difference {
+        return Err(failed(format!("the replay differs {difference}")));
+    }
+    if let Some(mistake) = mistake {
+        return Err(failed(format!("the replay is the same up to a mistake {mistake}")));
+    }
+    Ok(())
+}
+
+fn description(header: &Header) -> String {
+    let field = |name| header.field(name).unwrap_or("-");
+    let words: Vec<_> = header.values("word").collect();
+    format!(
+        "machine      {} {} of {}, peer {}\nrecorded by  process {} on {}\ncommand      {}\n",
+        field("machine"),
+        field("connection"),
+        field("server"),
+        field("peer"),
+        field("process"),
+        field("runtime"),
+        words.join(" "),
+    )
+}
+
+/// The line of a step.
+fn line(step: &Step<'_>) -> String {
+    let Step { offset, at, side, what, outside } = step;
+    let what = match what {
+        What::Start => "the machine was made".to_owned(),
+        What::Received { len, bytes: None } => format!("received {len} bytes"),
+        What::Received { bytes: Some(bytes), .. } => {
+            let shown = &bytes[..bytes.len().min(SHOWN)];
+            format!("received {} bytes: {}", bytes.len(), shown.escape_ascii())
+        }
+        What::Sent { len, .. } => format!("sent {len} bytes"),
+        What::Finished { is_reset: false } => "sent a FIN".to_owned(),
+        What::Finished { is_reset: true } => "sent an RST".to_owned(),
+        What::Event(event) => format!("{event:?}"),
+        What::Shared => "found news in shared state".to_owned(),
+        What::Note(note) => format!("was called: {}", note.escape_ascii()),
+    };
+    let outside = if outside.is_empty() {
+        String::new()
+    } else {
+        format!(", with {} bytes from outside", outside.len())
+    };
+    format!("{offset:>10} {at} {}{what}{outside}\n", if *side == 0 { "" } else { "upstream: " })
+}
+
+fn result(recording: &Recording<'_>, replay: &Replay) -> String {
+    let Replay { events, sent, digests, reason, panic, .. } = replay;
+    let sides = if sent[1] > 0 { 2 } else { 1 };
+    let sent = sent.iter().zip(digests).take(sides);
+    let sent: Vec<_> =
+        sent.map(|(sent, digest)| format!("{sent} bytes, digest {digest:016x}")).collect();
+    let end = match (reason, panic) {
+        (Some((label, text)), _) => format!("{label}: {text}"),
+        (None, Some(message)) => format!("a panic, as recorded: {message}"),
+        (None, None) => "it has not ended".to_owned(),
+    };
+    let recorded = match (recording.end(), recording.stop()) {
+        (_, Some(stop)) => format!("the recording has stopped before: {stop}"),
+        (None, None) => "the recording has no end".to_owned(),
+        (Some(end), None) => match end.ended {
+            Ended::Reason(_) => format!("{}: {}", end.label, end.text),
+            Ended::Dropped => "the connection was aborted".to_owned(),
+            Ended::Panicked => "a panic".to_owned(),
+        },
+    };
+    let verdict = match replay.difference {
+        None => "the same output and end",
+        Some(_) => "a difference",
+    };
+    format!(
+        "events       {events}\nsent         {}\nended        {end}\nrecorded     {recorded}\n\
+         replayed     {verdict}\n",
+        sent.join("; to the upstream ")
+    )
+}
+
+/// How many bytes of what was received are shown.
+const SHOWN: usize = 64;
