@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 use wirestate_core::{
     dial::CheckConfig,
-    proxy::{Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
+    drive::Splice,
+    proxy::{Balance, Config, Proxy, RelayFactory, Relays, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
     runtime::Runtime,
     shared::Shared,
@@ -192,6 +193,15 @@ impl ServerFlags {
         }
         Ok(())
     }
+
+    /// The relays of a replay.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    pub(super) fn relays(&self) -> Result<RelayFactory, CommandError> {
+        let config = Config::default().with_idle_timeout(self.idle_timeout.0);
+        RelayFactory::new(config).map_err(CommandError::Config)
+    }
 }
 
 /// Returns how many pipes there may be, with a limit of `files` open files. Warns if that is fewer
@@ -279,7 +289,7 @@ fn serve<R: CommandRuntime>(
     let (runtime, listening) = (starting.runtime.clone(), starting.addresses.to_vec());
     if tls.is_none() && upstream_tls.is_none() {
         let checking = checking(starting, &runtime, &proxy, checks)?;
-        let relays = Relays::new(runtime, listening, proxy);
+        let relays = recorded(Relays::new(runtime, listening, proxy), starting);
         let connect: Box<ConnectFn<R>> = Box::new(move |socket, admitted, clock| {
             task(relays.connection(socket, admitted, clock))
         });
@@ -291,7 +301,7 @@ fn serve<R: CommandRuntime>(
         runtime = runtime.named_by_address();
     }
     let checking = checking(starting, &runtime, &proxy, checks)?;
-    let relays = Relays::new(runtime.clone(), listening, proxy);
+    let relays = recorded(Relays::new(runtime.clone(), listening, proxy), starting);
     let connect: Box<ConnectFn<R>> = Box::new(move |socket, admitted, clock| {
         let (socket, relays) = (MaybeTlsStream::Plain(socket), relays.clone());
         let Some(tls) = &tls else { return task(relays.connection(socket, admitted, clock)) };
@@ -303,6 +313,19 @@ fn serve<R: CommandRuntime>(
         })
     });
     Ok(checking.into_iter().fold(Serving::new(connect), Serving::with_task))
+}
+
+/// Records the connections of `relays`, if the settings ask for it.
+fn recorded<R, C>(relays: Relays<C>, starting: &Starting<'_, R>) -> Relays<C>
+where
+    R: CommandRuntime,
+    C: Runtime<Socket: Splice>,
+{
+    match starting.settings.recordings.clone() {
+        None => relays,
+        Some(recordings) => relays
+            .with_recorder(move |entry, now| recordings.of_connection("relay", entry, now)),
+    }
 }
 
 /// Starts to check the upstreams on `runtime`, which may have TLS, until a request to `shutdown`.

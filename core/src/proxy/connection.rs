@@ -34,6 +34,7 @@ use crate::{
     },
     proxy_protocol::{self, Header, HeaderReader, identify},
     quantity::Seconds,
+    record::Recorder,
     runtime::Runtime,
 };
 
@@ -72,7 +73,7 @@ impl<R: Runtime> ProxiedConnection<R> {
     /// [`serve`](super::serve()) has pipes for bulk transfers, and detects connections of the proxy
     /// to itself.
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
-        Self::with(runtime, proxy, client, peer, clock, None, None)
+        Self::with(runtime, proxy, client, peer, clock, None, None, None)
     }
 
     /// A connection whose upstream is connected already, for a proxy whose clients name their
@@ -107,8 +108,11 @@ impl<R: Runtime> ProxiedConnection<R> {
         clock: R::Clock,
         loops: Option<LoopDetector>,
         pipes: Option<Pipes<R::Socket>>,
+        recorder: Option<Recorder>,
     ) -> Self {
-        let relaying = Relaying::new(runtime, proxy, client, peer, clock.now(), loops, pipes);
+        // A replay begins at the time of the recording.
+        let now = recorder.as_ref().map_or_else(|| clock.now(), Recorder::now);
+        let relaying = Relaying::new(runtime, proxy, client, peer, now, loops, pipes, recorder);
         Self::relaying(relaying, clock)
     }
 
@@ -286,13 +290,18 @@ impl<R: Runtime> Relaying<R> {
         now: Instant,
         loops: Option<LoopDetector>,
         pipes: Option<Pipes<R::Socket>>,
+        recorder: Option<Recorder>,
     ) -> Self {
         let tracked = loops.as_ref().map(|loops| loops.accepted(runtime, peer, &client));
         let (tracked, self_connection) = match tracked.transpose() {
             Ok(tracked) => (tracked.flatten(), None),
             Err(self_connection) => (None, Some(self_connection)),
         };
-        let relay = proxy.relays().relay(now);
+        let mut relay = proxy.relays().relay(now);
+        let pipes = pipes.filter(|_| recorder.is_none());
+        if let Some(recorder) = recorder {
+            relay.record(recorder);
+        }
         let mut relaying = Self::with(relay, client, tracked, loops, pipes);
         relaying.faults = proxy.faults().cloned().map(ConnectionFaults::new).map(Box::new);
         if let Some(SelfConnection(upstream)) = self_connection {

@@ -8,12 +8,14 @@ use super::{
     loop_detection::LoopDetector, pipes::Pipes,
 };
 use crate::{
-    ConfigError,
-    admission::Admitted,
-    drive::Splice,
+    ConfigError, Instant,
+    admission::{Admitted, ConnectionEntry},
+    drive::{Clock as _, Splice},
     faults::Injector,
+    record::Recorder,
     runtime::{Address, Runtime},
     serve::{DrainReport, Server},
+    shared::Shared,
 };
 
 /// A proxy: its settings and its upstreams. Clones are the same proxy.
@@ -111,13 +113,17 @@ pub struct Relays<R: Runtime> {
     proxy: Proxy,
     pipes: Pipes<R::Socket>,
     loops: Option<LoopDetector>,
+    recorder: Option<Shared<MakeRecorder>>,
 }
+
+/// Makes the recorder of a connection.
+type MakeRecorder = dyn Fn(&ConnectionEntry, Instant) -> Recorder + Send + Sync;
 
 impl<R: Runtime> Clone for Relays<R> {
     fn clone(&self) -> Self {
-        let Self { runtime, proxy, pipes, loops } = self;
-        let (runtime, proxy) = (runtime.clone(), proxy.clone());
-        Self { runtime, proxy, pipes: pipes.clone(), loops: loops.clone() }
+        let Self { runtime, proxy, pipes, loops, recorder } = self;
+        let (runtime, proxy, pipes) = (runtime.clone(), proxy.clone(), pipes.clone());
+        Self { runtime, proxy, pipes, loops: loops.clone(), recorder: recorder.clone() }
     }
 }
 
@@ -133,7 +139,15 @@ impl<R: Runtime<Socket: Splice>> Relays<R> {
     pub fn new(runtime: R, listening: Vec<Address>, proxy: Proxy) -> Self {
         let pipes = Pipes::new(proxy.relays.config().pipes);
         let loops = LoopDetector::new(listening, &proxy.upstreams);
-        Self { runtime, proxy, pipes, loops }
+        Self { runtime, proxy, pipes, loops, recorder: None }
+    }
+
+    /// Records each connection, both sides of it. All bytes go through memory then.
+    pub fn with_recorder(
+        self,
+        recorder: impl Fn(&ConnectionEntry, Instant) -> Recorder + Send + Sync + 'static,
+    ) -> Self {
+        Self { recorder: Some(Shared::new(recorder)), ..self }
     }
 
     /// Relays a client that was admitted.
@@ -143,9 +157,11 @@ impl<R: Runtime<Socket: Splice>> Relays<R> {
         admitted: Admitted,
         clock: R::Clock,
     ) -> ProxiedConnection<R> {
-        let Self { runtime, proxy, pipes, loops } = self;
-        let (pipes, peer) = (Some(pipes.clone()), admitted.peer());
-        ProxiedConnection::with(runtime, proxy, socket, peer, clock, loops.clone(), pipes)
+        let Self { runtime, proxy, pipes, loops, recorder } = self;
+        let (pipes, loops, peer) = (Some(pipes.clone()), loops.clone(), admitted.peer());
+        let now = clock.now();
+        let recorder = recorder.as_ref().map(|recorder| recorder(&admitted.entry(), now));
+        ProxiedConnection::with(runtime, proxy, socket, peer, clock, loops, pipes, recorder)
             .admitted(admitted)
     }
 }

@@ -123,9 +123,9 @@ impl Recorder {
         }
     }
 
-    /// Whether anything more is recorded. If not, the caller can leave out its calls.
-    pub fn is_recording(&self) -> bool {
-        self.stopped.is_none()
+    /// The time of the last record; at first, when the machine was made.
+    pub fn now(&self) -> Instant {
+        self.at
     }
 
     /// Records `event` of `machine`, which is a connection's only side or its first one (0), or

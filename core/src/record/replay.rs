@@ -21,7 +21,7 @@ pub struct Replay {
     /// The [`Digest`] of the bytes sent to each side.
     pub digests: [u64; 2],
     /// The label and the text of the machine's reason, if it has ended.
-    pub reason: Option<(&'static str, String)>,
+    pub reason: Option<(String, String)>,
     /// The message of a panic, if the machine has panicked as the recorded one did.
     pub panic: Option<String>,
 }
@@ -94,6 +94,9 @@ pub enum DifferenceKind {
     /// The machine has used something else from outside.
     #[error("the machine has used something else from outside than the recorded one")]
     Outside,
+    /// The machine has ended, and the recorded one has not.
+    #[error("the machine has ended, but the recorded one has not")]
+    HasEnded,
     /// A record is not for this machine.
     #[error("the record is not for this machine")]
     Unknown,
@@ -142,9 +145,9 @@ pub fn replay_to<M: Recordable>(
 }
 
 /// The reason of a machine that has ended.
-fn reason_of(machine: &impl Machine) -> Option<(&'static str, String)> {
+fn reason_of(machine: &impl Machine) -> Option<(String, String)> {
     let reason = machine.interest().is_done().then(|| machine.reason()).flatten()?;
-    Some((reason.label(), reason.to_string()))
+    Some((reason.label().into(), reason.to_string()))
 }
 
 /// The steps of a recording that were replayed.
@@ -187,7 +190,7 @@ impl Run {
         mut self,
         recording: &Recording<'_>,
         sides: &Sides,
-        reason: Option<(&'static str, String)>,
+        reason: Option<(String, String)>,
     ) -> Replay {
         let end = recording.end().filter(|_| recording.stop().is_none());
         let has_panicked = end.is_some_and(|end| end.ended == Ended::Panicked);
@@ -221,9 +224,9 @@ impl Run {
 
 fn difference_of_ends(
     end: &End<'_>,
-    reason: Option<&(&'static str, String)>,
+    reason: Option<&(String, String)>,
 ) -> Option<DifferenceKind> {
-    let actual = reason.map(|(label, _)| *label);
+    let actual = reason.map(|(label, _)| &**label);
     let recorded = match end.ended {
         Ended::Reason(_) if actual == Some(end.label) => return None,
         Ended::Reason(_) => end.label,
@@ -244,6 +247,11 @@ pub(crate) struct Sides {
 }
 
 impl Sides {
+    /// A new connection has taken the place of a side.
+    pub(crate) fn reopen(&mut self, side: usize) {
+        self.sends_no_more[side] = false;
+    }
+
     /// Plays a step, if the contract allows it.
     pub(crate) fn play(
         &mut self,

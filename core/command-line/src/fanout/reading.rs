@@ -134,11 +134,10 @@ impl Reading {
             Self::StandardInput => {
                 let (handle, failure) = (starting.handle.clone(), starting.failure.clone());
                 let (shutdown_of_read, waits) = (shutdown.clone(), gate.is_some());
-                let recorder = starting.settings.recordings.as_ref();
-                let recorder =
-                    recorder.map(|it| it.of_other(RECORDED_UPSTREAM, runtime.clock().now()));
-                let upstream =
-                    Recorded::new(fanout::Upstream::new(&feed, runtime.clock().now()), recorder);
+                let now = runtime.clock().now();
+                let recordings = starting.settings.recordings.as_ref();
+                let recorder = recordings.map(|it| it.of_other(RECORDED_UPSTREAM, now));
+                let upstream = Recorded::new(fanout::Upstream::new(&feed, now), recorder);
                 let read = read_standard_input(
                     &runtime, feed, upstream, handle, shutdown_of_read, failure, waits,
                 )?;

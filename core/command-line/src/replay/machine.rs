@@ -6,6 +6,7 @@ use std::{fs, io::Read as _, path::Path};
 use clap::{FromArgMatches as _, Subcommand as _};
 use wirestate_core::{
     fanout::{Feed, MessageSource, Publisher, Subscriber, Upstream},
+    proxy,
     record::{self, Header, Recording, Replay},
 };
 
@@ -52,6 +53,10 @@ pub(super) fn play(recording: &Recording<'_>, path: &Path) -> Result<Replay, Str
                 publish(&feed, &source);
             }
             record::replay(&mut Subscriber::new(&feed, now), recording)
+        }
+        (ServerCommand::Proxy(flags), "relay") => {
+            let relays = flags.relays().map_err(error)?;
+            proxy::replay(&mut relays.relay(now), recording)
         }
         (_, machine) => {
             return Err(format!("this program has no machine `{machine}` for that command"));

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::{
-    PerSide, ProxyReason, Relay, Side, State,
+    Call, PerSide, ProxyReason, Relay, Side, State,
     state::{ReadState, SideState, WriteState},
 };
 use crate::Instant;
@@ -51,6 +51,12 @@ impl Relay {
     /// sent to each side and are not acknowledged ([`Timeout`](crate::Event::Timeout)). A call
     /// before the deadline changes nothing.
     pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
+        self.recorded(now, Call::Timeout { to_client, to_upstream }, |relay| {
+            relay.handle_deadline(now, to_client, to_upstream);
+        });
+    }
+
+    pub(super) fn handle_deadline(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
         let is_due = |relay: &Self| relay.poll_timeout().is_some_and(|deadline| deadline <= now);
         if !is_due(self) {
             return;

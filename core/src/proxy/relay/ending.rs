@@ -1,16 +1,24 @@
 //! The end of the two sides: a FIN, a reset or a loss of one side is forwarded to the other.
 
+use alloc::string::ToString as _;
+
 use super::{
-    ProxyReason, Relay, Side, State,
+    Call, ProxyReason, Relay, Side, State,
     state::{Outcome, ReadState, SideState, WriteState},
 };
-use crate::{ConnectionError, Direction, Instant, Outbound};
+use crate::{ConnectionError, Direction, Instant, Outbound, Reason as _};
 
 impl Relay {
     /// Closes the client's connection, because there is no upstream: sends a FIN, and lingers
     /// ([`Config::linger`](super::Config::linger)). It has no effect if an upstream is connected or
     /// the client is lost.
     pub fn refuse(&mut self, reason: ProxyReason, now: Instant) {
+        let text = self.recorder.as_ref().map(|_| reason.to_string()).unwrap_or_default();
+        let call = Call::Refuse { label: reason.label(), text: &text };
+        self.recorded(now, call, |relay| relay.begin_refusal(reason, now));
+    }
+
+    fn begin_refusal(&mut self, reason: ProxyReason, now: Instant) {
         if !matches!(self.state, State::Dialling { .. }) || self.cause.is_some() {
             return;
         }
@@ -30,8 +38,12 @@ impl Relay {
     /// An upstream that is lost meanwhile is not replaced. The caller limits the duration
     /// ([`serve::Config::drain_timeout`](crate::serve::Config::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
+        self.recorded(now, Call::ShutDown, |relay| relay.begin_drain(now));
+    }
+
+    pub(super) fn begin_drain(&mut self, now: Instant) {
         match self.state {
-            State::Dialling { .. } => self.refuse(ProxyReason::ShutDown, now),
+            State::Dialling { .. } => self.begin_refusal(ProxyReason::ShutDown, now),
             State::Replaceable | State::Relaying if self.cause.is_none() && !self.is_done() => {
                 self.state = State::Draining { since: now };
             }

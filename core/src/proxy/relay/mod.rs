@@ -5,25 +5,29 @@ mod ending;
 mod factory;
 mod forwarding;
 mod reason;
+mod recorded;
 mod side;
 mod state;
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 pub(super) use self::state::PerSide;
 pub use self::{
     factory::RelayFactory,
     reason::ProxyReason,
+    recorded::replay,
     side::{RelaySide, Side},
 };
 use self::{
     forwarding::{Buffered, PendingHeader},
+    recorded::Call,
     state::{Outcome, ReadState, SideState, State, WriteState},
 };
 use super::Config;
 use crate::{
     ConnectionError, Instant, Interest, Outbound, Status, WriteProgress,
     buffer::{Pool, Ring},
+    record::Recorder,
     shared::Shared,
     teardown::DiscardBudget,
 };
@@ -98,6 +102,8 @@ pub struct Relay {
     progress: PerSide<WriteProgress>,
     /// When a byte was last received or sent, on either side.
     last_activity: Instant,
+    /// `None`: the relay is not recorded.
+    recorder: Option<Box<Recorder>>,
 }
 
 impl Relay {
@@ -118,6 +124,7 @@ impl Relay {
                 upstream: WriteProgress::new(now),
             },
             last_activity: now,
+            recorder: None,
         }
     }
 
@@ -130,16 +137,21 @@ impl Relay {
             State::Dialling { lost: None },
             "a PROXY header must be set before an upstream is connected"
         );
-        self.header = PendingHeader { bytes: header, sent: 0 };
+        // It is not sent before an upstream is connected, so its time does not matter.
+        self.recorded(self.last_activity, Call::Header(&header.clone()), |relay| {
+            relay.header = PendingHeader { bytes: header, sent: 0 };
+        });
     }
 
     /// Records that an upstream is connected. `has_another`: there is another one to try if this
     /// one is lost while it is replaceable. Before this call, drive the client's side only.
     pub fn handle_connected(&mut self, now: Instant, has_another: bool) {
-        self.restart_idle_timeout(now);
-        if matches!(self.state, State::Dialling { .. }) {
-            self.state = if has_another { State::Replaceable } else { State::Relaying };
-        }
+        self.recorded(now, Call::Connected { has_another }, |relay| {
+            relay.restart_idle_timeout(now);
+            if matches!(relay.state, State::Dialling { .. }) {
+                relay.state = if has_another { State::Replaceable } else { State::Relaying };
+            }
+        });
     }
 
     /// The error that lost a replaceable upstream. Reset its socket, and then call

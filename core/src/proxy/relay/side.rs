@@ -86,6 +86,7 @@ impl Machine for RelaySide<'_> {
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
+        self.relay.record_event(now, self.side, event);
         match event {
             Event::Read(n) => self.handle_read(now, n),
             Event::Eof => self.relay.handle_eof(self.side),
@@ -101,18 +102,19 @@ impl Machine for RelaySide<'_> {
             Event::Timeout { unacknowledged } => {
                 if self.relay.is_open(self.side) {
                     match self.side {
-                        Side::Client => self.relay.handle_timeout(now, unacknowledged, 0),
-                        Side::Upstream => self.relay.handle_timeout(now, 0, unacknowledged),
+                        Side::Client => self.relay.handle_deadline(now, unacknowledged, 0),
+                        Side::Upstream => self.relay.handle_deadline(now, 0, unacknowledged),
                     }
                 }
             }
             Event::ShutDown => {
                 if self.relay.is_open(self.side) {
-                    self.relay.shut_down(now);
+                    self.relay.begin_drain(now);
                 }
             }
             Event::Release => self.release_buffer(),
         }
+        self.relay.record_returned();
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

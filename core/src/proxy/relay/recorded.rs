@@ -1,0 +1,183 @@
+//! The recording of a relay, and its replay.
+
+use alloc::{boxed::Box, string::ToString, vec::Vec};
+
+use super::{ProxyReason, Relay, Side, State};
+use crate::{
+    Event, Instant, Machine as _, Reason as _,
+    record::{
+        DifferenceKind, Recorder, Recording, Replay, Sides, Step, What, put_number, run,
+        take_number,
+    },
+};
+
+/// A call of a method of the relay beyond those of its sides, as a recording has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Call<'a> {
+    Header(&'a [u8]),
+    Connected { has_another: bool },
+    /// The reason is only compared.
+    Refuse { label: &'a str, text: &'a str },
+    Timeout { to_client: usize, to_upstream: usize },
+    ShutDown,
+}
+
+impl Side {
+    /// The number of the side in a recording.
+    pub(super) fn number(self) -> usize {
+        match self {
+            Self::Client => 0,
+            Self::Upstream => 1,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    fn encode(self) -> Vec<u8> {
+        let mut note = Vec::new();
+        match self {
+            Self::Header(bytes) => note = [&[0], bytes].concat(),
+            Self::Connected { has_another } => note.extend([1, u8::from(has_another)]),
+            Self::Refuse { label, text } => {
+                note = [&[2], label.as_bytes(), b"\n", text.as_bytes()].concat();
+            }
+            Self::Timeout { to_client, to_upstream } => {
+                note.push(3);
+                put_number(&mut note, to_client as u64);
+                put_number(&mut note, to_upstream as u64);
+            }
+            Self::ShutDown => note.push(4),
+        }
+        note
+    }
+
+    fn decode(note: &'a [u8]) -> Option<Self> {
+        let (code, mut rest) = note.split_first()?;
+        let mut take_len = || usize::try_from(take_number(&mut rest).ok()?).ok();
+        Some(match (code, &note[1..]) {
+            (0, header) => Self::Header(header),
+            (1, [has_another @ 0..=1]) => Self::Connected { has_another: *has_another == 1 },
+            (2, reason) => {
+                let (label, text) = str::from_utf8(reason).ok()?.split_once('\n')?;
+                Self::Refuse { label, text }
+            }
+            (3, _) => Self::Timeout { to_client: take_len()?, to_upstream: take_len()? },
+            (4, []) => Self::ShutDown,
+            _ => return None,
+        })
+    }
+}
+
+impl Relay {
+    /// Records what happens to the relay from now on, to both sides. The driver must not pass bytes
+    /// through pipes ([`RelaySide`](super::RelaySide)). The recording ends when the relay is
+    /// dropped.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(Box::new(recorder));
+    }
+
+    /// Calls `handle`, which is recorded as `call`.
+    pub(super) fn recorded<T>(
+        &mut self,
+        now: Instant,
+        call: Call<'_>,
+        handle: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note(now, &call.encode());
+        }
+        let result = handle(self);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.returned(&[]);
+        }
+        result
+    }
+
+    /// Records an event of a side before it is handled.
+    pub(super) fn record_event(&mut self, now: Instant, side: Side, event: Event) {
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.event(now, side.number(), &mut self.side(side), event);
+            self.recorder = Some(recorder);
+        }
+    }
+
+    /// Records that a side has handled an event.
+    pub(super) fn record_returned(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.returned(&[]);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(mut recorder) = self.recorder.take() {
+            let reason = if recorder.is_in_call() { None } else { self.reason() };
+            recorder.end(reason.as_ref());
+        }
+    }
+}
+
+/// Replays `recording` to a relay of the same settings. Stops at the first difference.
+///
+/// Upstreams are not dialled: that an upstream was connected, or none could be, is a part of the
+/// recording.
+pub fn replay(relay: &mut Relay, recording: &Recording<'_>) -> Replay {
+    let (mut sides, mut refused) = (Sides::default(), None);
+    let run = run(recording, |step| play(relay, &mut sides, &mut refused, step));
+    let reason = if run.has_panicked() { None } else { relay.reason() };
+    let reason = reason.map(|reason| match refused {
+        // The reason of a refusal is not made again.
+        Some((label, text)) if reason == REFUSED => (label, text),
+        Some(_) | None => (reason.label().into(), reason.to_string()),
+    });
+    run.end(recording, &sides, reason)
+}
+
+type Refused = Option<(alloc::string::String, alloc::string::String)>;
+
+fn play(
+    relay: &mut Relay,
+    sides: &mut Sides,
+    refused: &mut Refused,
+    step: &Step<'_>,
+) -> Result<(), DifferenceKind> {
+    let (now, side) = (step.at, Side::BOTH[step.side]);
+    let note = match step.what {
+        What::Start => return Ok(()),
+        What::Note(note) => note,
+        What::Received { .. }
+        | What::Sent { .. }
+        | What::Finished { .. }
+        | What::Event(_)
+        | What::Shared => {
+            let mut side = relay.side(side);
+            if side.interest().is_done() {
+                return Err(DifferenceKind::HasEnded);
+            }
+            return sides.play(&mut side, step);
+        }
+    };
+    match Call::decode(note).ok_or(DifferenceKind::Unknown)? {
+        Call::Header(header) if relay.state == (State::Dialling { lost: None }) => {
+            relay.send_proxy_header(header.to_vec());
+        }
+        Call::Header(_) => return Err(DifferenceKind::Unknown),
+        Call::Connected { has_another } => {
+            sides.reopen(Side::Upstream.number());
+            relay.handle_connected(now, has_another);
+        }
+        Call::Refuse { label, text } => {
+            refused.get_or_insert((label.into(), text.into()));
+            relay.refuse(REFUSED, now);
+        }
+        Call::Timeout { to_client, to_upstream } => {
+            relay.handle_timeout(now, to_client, to_upstream);
+        }
+        Call::ShutDown => relay.shut_down(now),
+    }
+    Ok(())
+}
+
+/// Stands for the reason of a refusal, which is not made again.
+const REFUSED: ProxyReason = ProxyReason::ShutDown;
