@@ -87,6 +87,24 @@ impl ServerFlags {
             .with_one_shot(self.one_shot)
     }
 
+    /// The source code that makes the machine of a connection.
+    pub(super) fn machine_source(&self) -> String {
+        let one_shot = if self.one_shot { ".with_one_shot(true)" } else { "" };
+        let (config, limits) = (Config::default(), self.config().frame_limits);
+        let frame_limits = if limits == config.frame_limits {
+            String::new()
+        } else {
+            let (header, content) = (self.max_header, self.max_content);
+            format!(".with_frame_limits(message::FrameLimits::new({header}, {content}))")
+        };
+        format!(
+            "message::Server::new(message::Config::default(){one_shot}{frame_limits}{}, \
+             wirestate_command_line::search::service(\
+             wirestate_command_line::search::Table::default())).unwrap().machine(Instant::EPOCH)",
+            self.idle_timeout.setting_source("with_idle_timeout", config.idle_timeout),
+        )
+    }
+
     /// The server of a replay, with the table as it is now.
     ///
     /// # Errors

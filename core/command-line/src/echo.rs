@@ -70,6 +70,22 @@ impl ServerFlags {
             .with_idle_timeout(server::idle_timeout(self.idle_timeout));
         Server::new(config).map_err(CommandError::Config)
     }
+
+    /// The source code that makes the machine of a connection.
+    pub(super) fn machine_source(&self) -> String {
+        let (prefix, chunk) = (self.prefix.as_ref(), self.chunk);
+        let prefix = prefix.map(|text| {
+            format!(
+                ".with_prefix(echo::Prefix {{ text: {text:?}.into(), chunk: \
+                 {chunk}.try_into().unwrap() }})"
+            )
+        });
+        format!(
+            "echo::Server::new(echo::Config::default(){}{}).unwrap().machine(Instant::EPOCH)",
+            prefix.unwrap_or_default(),
+            self.idle_timeout.setting_source("with_idle_timeout", Config::default().idle_timeout),
+        )
+    }
 }
 
 fn chunk(text: &str) -> Result<NonZeroUsize, String> {

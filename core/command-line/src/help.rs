@@ -288,6 +288,7 @@ const NOTES: &[Notes] = &[
         examples: &[
             ("PROGRAM replay recordings/FILE.wsr", "Replay a session"),
             ("PROGRAM replay recordings/FILE.wsr --events", "Show what happened in it"),
+            ("PROGRAM replay recordings/FILE.wsr --shrink > test.rs", "Make a test of it"),
         ],
     },
     Notes {

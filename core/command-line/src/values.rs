@@ -19,6 +19,19 @@ use crate::systemd::SocketSelector;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
 
+impl Timeout {
+    /// The source code that sets it by the method `setter`; empty if it is the default.
+    pub(super) fn setting_source(self, setter: &str, default: Option<Duration>) -> String {
+        match self.0 {
+            limit if limit == default => String::new(),
+            None => format!(".{setter}(None)"),
+            Some(limit) => {
+                format!(".{setter}(std::time::Duration::from_millis({}))", limit.as_millis())
+            }
+        }
+    }
+}
+
 impl FromStr for Timeout {
     type Err = String;
 

@@ -19,6 +19,10 @@ mod recorded;
 mod recorder;
 mod recording;
 mod replay;
+#[cfg(feature = "std")]
+mod script;
+#[cfg(feature = "std")]
+mod shrink;
 
 pub(crate) use self::replay::{Sides, run};
 pub use self::{
@@ -28,5 +32,7 @@ pub use self::{
     recorded::{Recordable, Recorded},
     recorder::{BlockSink, Ended, Recorder, Stop},
     recording::{End, ReadError, ReadErrorKind, Recording, Step, Steps, What},
-    replay::{Difference, DifferenceKind, Replay, replay, replay_to},
+    replay::{Difference, DifferenceKind, Replay, replay},
 };
+#[cfg(feature = "std")]
+pub use self::shrink::{ShrinkError, ShrunkTest, shrink};

@@ -295,7 +295,11 @@ impl<'a> Records<'a> {
             at = Instant::from_nanos(nanos.ok_or(wrong.clone())?);
         }
         let side = usize::from(first & SECOND != 0);
-        let what = match first & !(LATER | SECOND) {
+        let code = first & !(LATER | SECOND);
+        if code >= kind::OUTSIDE && code != first {
+            return Err(wrong);
+        }
+        let what = match code {
             kind::OUTSIDE => return take_bytes(rest).map(Record::Outside),
             kind::CHECKSUM => {
                 return take_array(rest).map(u32::from_le_bytes).map(Record::Checksum);

@@ -118,20 +118,10 @@ pub enum DifferenceKind {
 ///
 /// A machine that panics is a difference (with the feature `std`).
 pub fn replay<M: Recordable>(machine: &mut M, recording: &Recording<'_>) -> Replay {
-    replay_to(machine, recording, &mut |_| {})
-}
-
-/// As [`replay`]. Calls `observe` before each step.
-pub fn replay_to<M: Recordable>(
-    machine: &mut M,
-    recording: &Recording<'_>,
-    observe: &mut dyn FnMut(&Step<'_>),
-) -> Replay {
     machine.begin_recording();
     let mut outside = Vec::new();
     let mut player = Sides::default();
     let run = run(recording, |step| {
-        observe(step);
         machine.restore_outside(step.outside).map_err(DifferenceKind::Missing)?;
         if step.what != What::Start {
             player.play(machine, step)?;
@@ -334,13 +324,20 @@ impl Sides {
 /// Calls `f`. A panic in it is a difference.
 #[cfg(feature = "std")]
 fn catching(f: impl FnOnce() -> Result<(), DifferenceKind>) -> Result<(), DifferenceKind> {
+    let mut result = Ok(());
+    let panic = panic_of(|| result = f());
+    panic.map_or(result, |message| Err(DifferenceKind::Panicked(message)))
+}
+
+/// Calls `f`. Returns the message of a panic in it.
+#[cfg(feature = "std")]
+pub(super) fn panic_of(f: impl FnOnce()) -> Option<String> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let message = panic.downcast_ref::<String>().map(String::as_str);
-        let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(DifferenceKind::Panicked(message.unwrap_or("without a message").to_string()))
-    })
+    let panic = catch_unwind(AssertUnwindSafe(f)).err()?;
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+    Some(message.unwrap_or("without a message").to_string())
 }
 
 #[cfg(not(feature = "std"))]

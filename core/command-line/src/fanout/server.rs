@@ -234,6 +234,27 @@ impl ServerFlags {
         Feed::for_replay(self.config()).map_err(CommandError::Config)
     }
 
+    /// The source code that makes a `machine` of the feed.
+    pub(crate) fn machine_source(&self, machine: &str) -> String {
+        let framing = match self.frame {
+            Framing::Fixed(size) => format!("Fixed({size}.try_into().unwrap())"),
+            Framing::Delimited { delimiter, max } => {
+                let delimiter = core::ascii::escape_default(delimiter);
+                format!(
+                    "Delimited {{ delimiter: b'{delimiter}', max: {max}.try_into().unwrap() }}"
+                )
+            }
+            Framing::LengthPrefixed { max } => {
+                format!("LengthPrefixed {{ max: {max}.try_into().unwrap() }}")
+            }
+            Framing::None => "None".to_owned(),
+        };
+        format!(
+            "fanout::{machine}::new(&fanout::Feed::new(fanout::Config::default()\
+             .with_framing(fanout::Framing::{framing})).unwrap(), Instant::EPOCH)"
+        )
+    }
+
     fn config(&self) -> Config {
         let on_lag = match self.on_lag {
             OnLag::Disconnect => LagPolicy::Disconnect,

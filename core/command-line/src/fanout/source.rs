@@ -48,6 +48,16 @@ impl Flags {
         self.common.check()
     }
 
+    /// The source code that makes the machine of a connection.
+    pub(crate) fn machine_source(&self) -> String {
+        let Self { size, rate, count, .. } = self;
+        format!(
+            "fanout::MessageSource::new(fanout::MessageSourceConfig::default()\
+             .with_size({size}.try_into().unwrap()).with_rate({rate}).with_count({count:?}), \
+             Instant::EPOCH).unwrap()"
+        )
+    }
+
     /// The messages. `epoch` is the time from Unix' epoch to that of the clock.
     pub(crate) fn config(&self, epoch: Duration) -> MessageSourceConfig {
         MessageSourceConfig::default()

@@ -6,57 +6,78 @@ use std::{fs, io::Read as _, path::Path};
 use clap::{FromArgMatches as _, Subcommand as _};
 use wirestate_core::{
     fanout::{Feed, MessageSource, Publisher, Subscriber, Upstream},
-    proxy,
-    record::{self, Header, Recording, Replay},
+    proxy::RelayFactory,
+    record::{self, Header, Recordable, Recording},
 };
 
 use crate::{
+    CommandError,
     fanout::{FEED, source::UNIX_EPOCH},
     server::{ServerCommand, for_words},
 };
 
-/// Replays `recording`, whose file is at `path`.
+/// What is done with the machine of a recording.
+pub(super) trait Use {
+    type Output;
+
+    /// `source` is the source code that makes the machine, with items of `wirestate_core::MODULE`.
+    fn machine<M: Recordable>(self, make: impl Fn() -> M, module: &str, source: &str)
+    -> Self::Output;
+
+    fn relay(self, relays: &RelayFactory) -> Self::Output;
+}
+
+/// Uses the machine of `recording`, whose file is at `path`.
 ///
 /// # Errors
-/// Its machine cannot be made.
-pub(super) fn play(recording: &Recording<'_>, path: &Path) -> Result<Replay, String> {
+/// The machine cannot be made.
+pub(super) fn with_machine<U: Use>(
+    recording: &Recording<'_>,
+    path: &Path,
+    to: U,
+) -> Result<U::Output, String> {
     let header = recording.header();
     let machine = header.field("machine").unwrap_or_default();
     let now = header.started_at;
-    let error = |error: crate::CommandError| error.to_string();
+    let error = |error: CommandError| error.to_string();
     Ok(match (command(header)?, machine) {
         (ServerCommand::EchoServer(flags), "echo") => {
             let echo = flags.echo().map_err(error)?;
-            record::replay(&mut echo.machine(now), recording)
+            to.machine(|| echo.machine(now), "echo", &flags.machine_source())
         }
         (ServerCommand::AppServer(flags), "message") => {
             let app = flags.app().map_err(error)?;
-            record::replay(&mut app.machine(now), recording)
+            to.machine(|| app.machine(now), "message", &flags.machine_source())
         }
         (ServerCommand::FanoutSource(flags), "source") => {
             let epoch = header.field(UNIX_EPOCH).and_then(|nanos| nanos.parse().ok());
             let epoch = Duration::from_nanos(epoch.ok_or("its time since 1970 is missing")?);
-            let source = MessageSource::new(flags.config(epoch), now);
-            record::replay(&mut source.map_err(|error| error.to_string())?, recording)
+            let config = flags.config(epoch);
+            MessageSource::new(config, now).map_err(|error| error.to_string())?;
+            let make = || MessageSource::new(config, now).expect("it is valid");
+            to.machine(make, FANOUT, &flags.machine_source())
         }
         (ServerCommand::FanoutServer(flags), "upstream") => {
             let feed = flags.feed_for_replay().map_err(error)?;
-            record::replay(&mut Upstream::new(&feed, now), recording)
+            let source = flags.machine_source("Upstream");
+            to.machine(|| Upstream::new(&feed, now), FANOUT, &source)
         }
         (ServerCommand::FanoutServer(flags), "publisher") => {
             let feed = flags.feed_for_replay().map_err(error)?;
-            record::replay(&mut Publisher::new(&feed, now), recording)
+            let source = flags.machine_source("Publisher");
+            to.machine(|| Publisher::new(&feed, now), FANOUT, &source)
         }
         (ServerCommand::FanoutServer(flags), "subscriber") => {
             let feed = flags.feed_for_replay().map_err(error)?;
             for source in sources(header, path)? {
                 publish(&feed, &source);
             }
-            record::replay(&mut Subscriber::new(&feed, now), recording)
+            let source = flags.machine_source("Subscriber");
+            to.machine(|| Subscriber::new(&feed, now), FANOUT, &source)
         }
         (ServerCommand::Proxy(flags), "relay") => {
             let relays = flags.relays().map_err(error)?;
-            proxy::replay(&mut relays.relay(now), recording)
+            to.relay(&relays)
         }
         (_, machine) => {
             return Err(format!("this program has no machine `{machine}` for that command"));
@@ -122,5 +143,7 @@ fn publish(feed: &Feed, bytes: &[u8]) {
     }
 }
 
+/// The module of the fan-out's machines.
+const FANOUT: &str = "fanout";
 /// The longest header of a recording, in bytes.
 const MAX_HEADER: u64 = 64 * 1024;

@@ -2,12 +2,15 @@
 
 mod machine;
 
-use std::{fs, path::PathBuf};
+use std::{fs, panic, path::PathBuf};
 
 use clap::Args;
-use wirestate_core::record::{Ended, Header, Recording, Replay, Step, What};
+use wirestate_core::{
+    proxy::{self, RelayFactory},
+    record::{self, Ended, Header, Recordable, Recording, Replay, ShrinkError, Step, What},
+};
 
-use self::machine::play;
+use self::machine::{Use, with_machine};
 use crate::{CommandError, output};
 
 /// Replays a recorded session, and says whether the output and the end are the same
@@ -26,6 +29,45 @@ pub(super) struct Flags {
     /// Also show each event
     #[arg(long)]
     events: bool,
+    /// Write the smallest test in Rust that shows the end of the session, its difference or its
+    /// panic, with the scripts of `wirestate-testkit`
+    #[arg(long, conflicts_with = "events")]
+    shrink: bool,
+}
+
+/// Replays a recording.
+struct Replaying<'a>(&'a Recording<'a>);
+
+impl Use for Replaying<'_> {
+    type Output = Replay;
+
+    fn machine<M: Recordable>(self, make: impl Fn() -> M, _: &str, _: &str) -> Replay {
+        record::replay(&mut make(), self.0)
+    }
+
+    fn relay(self, relays: &RelayFactory) -> Replay {
+        proxy::replay(&mut relays.relay(self.0.header().started_at), self.0)
+    }
+}
+
+/// Makes a test of a recording.
+struct Shrinking<'a>(&'a Recording<'a>);
+
+impl Use for Shrinking<'_> {
+    type Output = Result<String, ShrinkError>;
+
+    fn machine<M: Recordable>(
+        self,
+        make: impl Fn() -> M,
+        module: &str,
+        source: &str,
+    ) -> Self::Output {
+        record::shrink(make, self.0).map(|test| test.source(&[module], source))
+    }
+
+    fn relay(self, _: &RelayFactory) -> Self::Output {
+        Err(ShrinkError::NoScript)
+    }
 }
 
 pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
@@ -34,13 +76,20 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
     let bytes = fs::read(path).map_err(|error| failed(error.to_string()))?;
     let (recording, mistake) =
         Recording::salvage(&bytes).map_err(|error| failed(error.to_string()))?;
+    // A panic of the machine is a result.
+    panic::set_hook(Box::new(|_| {}));
+    if flags.shrink {
+        let test = with_machine(&recording, path, Shrinking(&recording)).map_err(failed)?;
+        let test = test.map_err(|error| failed(error.to_string()))?;
+        return output::write(test.as_bytes());
+    }
     output::write(description(recording.header()).as_bytes())?;
     if flags.events {
         for step in recording.steps() {
             output::write(line(&step).as_bytes())?;
         }
     }
-    let replay = play(&recording, path).map_err(failed)?;
+    let replay = with_machine(&recording, path, Replaying(&recording)).map_err(failed)?;
     output::write(result(&recording, &replay).as_bytes())?;
     if let Some(difference) = &replay.difference {
         return Err(failed(format!("the replay differs {difference}")));

@@ -1,0 +1,132 @@
+//! Recordings that are cut, changed, of another version, or hostile.
+
+use proptest::prelude::*;
+use wirestate_core::{
+    Instant, echo,
+    message::{self, service::RequestQueue},
+    record::{ReadErrorKind, Recording, replay},
+};
+use wirestate_testkit::{
+    message::{frames, messages},
+    proptest_config,
+    script::{self, Op},
+};
+
+use crate::recorded;
+
+/// Some recording.
+fn session() -> Vec<u8> {
+    let server = message::Server::with_default_config(message::service::function(|request| {
+        request.into_owned()
+    }));
+    let (mut machine, blocks) = recorded(server.machine(Instant::EPOCH));
+    let mut frame = Vec::new();
+    message::Message::json("{}").encode(&mut frame).unwrap();
+    let ops = [
+        Op::Receive(frame.clone()),
+        Op::Accept(7),
+        Op::Receive(frame),
+        Op::ShutDown,
+        Op::Timeout,
+        Op::Accept(usize::MAX),
+    ];
+    script::play_out(&mut machine, &ops);
+    drop(machine);
+    blocks.bytes()
+}
+
+/// Reads and replays what may be anything.
+fn try_replay(bytes: &[u8]) -> Option<ReadErrorKind> {
+    let error = match Recording::salvage(bytes) {
+        Err(error) => Some(error),
+        Ok((recording, error)) => {
+            let header = recording.header();
+            let echo = echo::Server::default();
+            replay(&mut echo.machine(header.started_at), &recording);
+            let server = message::Server::with_default_config(RequestQueue::default());
+            replay(&mut server.machine(header.started_at), &recording);
+            error
+        }
+    };
+    let error = error?;
+    assert!(error.offset <= bytes.len(), "{error}");
+    assert!(error.to_string().starts_with(&format!("at byte {}: ", error.offset)));
+    Some(error.kind)
+}
+
+#[test]
+fn a_recording_that_is_cut_is_an_error_with_the_offset() {
+    let bytes = session();
+    assert_eq!(try_replay(&bytes), None);
+    let len = |number: usize| bytes.len() - number;
+    // The last five bytes are a checksum, without which the recording is whole.
+    for cut in (0..len(5)).chain(len(4)..bytes.len()) {
+        assert_eq!(try_replay(&bytes[..cut]), Some(ReadErrorKind::Cut), "{cut}");
+    }
+}
+
+#[test]
+fn a_recording_of_another_version_is_an_error_that_names_it() {
+    let other = String::from_utf8_lossy(&session()[..200]).replacen("recording 1", "recording 2", 1);
+    let error = Recording::read(other.as_bytes()).unwrap_err().to_string();
+    let expected = "at byte 20: the recording is of version `2`, but this program reads version 1";
+    assert_eq!(error, expected);
+    for other in [&b"\x7fELF"[..], b"wirestat", b"{\"a\": 1}\n", &[0; 100_000]] {
+        let is_prefix = other == b"wirestat";
+        let expected = if is_prefix { ReadErrorKind::Cut } else { ReadErrorKind::NoRecording };
+        assert_eq!(Recording::read(other).unwrap_err().kind, expected);
+    }
+}
+
+#[test]
+fn a_recording_with_a_changed_bit_is_an_error() {
+    let bytes = session();
+    for bit in 0..8 * bytes.len() {
+        let mut changed = bytes.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert_ne!(try_replay(&changed), None, "bit {bit}");
+    }
+}
+
+#[test]
+fn a_declared_length_allocates_nothing() {
+    let head = b"wirestate recording 1\nstarted 0\npayloads yes\n\n";
+    // Something is received, noted, or comes from outside: 2^40 bytes.
+    for kind in [1, 10, 11] {
+        let hostile = [&head[..], &[kind, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20]].concat();
+        let (recording, error) = Recording::salvage(&hostile).unwrap();
+        assert_eq!(error.unwrap().kind, ReadErrorKind::Cut);
+        assert_eq!(recording.steps().count(), 1);
+    }
+    // A header without an end.
+    let endless = [&head[..21], &vec![b'\n'; 0], &vec![b'a'; 1 << 20]].concat();
+    let error = Recording::salvage(&endless).unwrap_err();
+    assert!(matches!(error.kind, ReadErrorKind::WrongHeader | ReadErrorKind::Version { .. }));
+}
+
+proptest! {
+    #![proptest_config(proptest_config())]
+
+    #[test]
+    fn any_records_are_read_and_replayed_or_are_an_error(
+        records in prop::collection::vec(
+            prop_oneof![
+                2 => prop::collection::vec(any::<u8>(), 0..20),
+                2 => (1..15_u8, prop_oneof![Just(0), Just(0x80), Just(0x40)], any::<[u8; 6]>())
+                    .prop_map(|(kind, flags, rest)| [&[kind | flags], &rest[..]].concat()),
+                1 => messages(64).prop_map(|message| {
+                    let frame = frames([&message]);
+                    let mut record = vec![1];
+                    wirestate_core::record::put_number(&mut record, frame.len() as u64);
+                    [record, frame].concat()
+                }),
+            ],
+            0..20,
+        ),
+        payloads in any::<bool>(),
+    ) {
+        let payloads = if payloads { "yes" } else { "no" };
+        let head = format!("wirestate recording 1\nstarted 7\npayloads {payloads}\n\n");
+        try_replay(&[head.as_bytes(), &records.concat()].concat());
+    }
+}
