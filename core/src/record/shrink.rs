@@ -70,6 +70,9 @@ pub fn shrink<M: Recordable>(
             let (label, _) = replayed.reason.ok_or(ShrinkError::NothingToShow)?;
             (all, Shows::End { label, ending: None })
         }
+        (Some(Difference { kind, .. }), _) if kind.is_of_recording() => {
+            return Err(ShrinkError::NoScript);
+        }
         (Some(difference), _) => {
             let is_end = matches!(difference.kind, DifferenceKind::End { .. });
             let until = |offset| recording.steps().take_while(move |step| step.offset <= offset);

@@ -16,17 +16,17 @@ use crate::{
 };
 
 /// A folder that is removed when it is dropped.
-struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    fn new(binary: &str, name: &str) -> Self {
+    pub(crate) fn new(binary: &str, name: &str) -> Self {
         let folder = format!("wirestate-{}-{binary}-{name}", std::process::id());
         let path = std::env::temp_dir().join(folder);
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 }

@@ -28,6 +28,7 @@ mod proxies;
 mod proxy;
 mod publishing;
 mod rates;
+mod recordings;
 mod serve;
 mod status;
 mod systemd;
@@ -70,6 +71,11 @@ on_every_runtime! {
         an_access_log_that_cannot_be_written_blocks_nothing,
         an_access_log_that_cannot_be_opened_ends_the_start,
         an_access_log_on_standard_output_is_data;
+    recordings:
+        sessions_of_all_servers_replay_on_another_runtime,
+        a_recording_beyond_its_limit_stops_and_the_connection_goes_on,
+        only_sessions_that_end_in_an_error_are_kept_on_request,
+        a_folder_that_cannot_be_written_ends_the_start;
     conventions:
         colours_obey_the_environment,
         a_dumb_terminal_gets_no_escape_sequences,

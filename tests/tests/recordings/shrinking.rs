@@ -47,7 +47,7 @@ fn a_session_shrinks_to_a_test_as_by_hand() {
 #[test]
 fn the_input_that_an_end_needs_stays() {
     let framing = Framing::Delimited { delimiter: b'\n', max: 4.try_into().unwrap() };
-    let feed = Feed::new(Config::default().with_framing(framing)).unwrap();
+    let feed = Feed::for_replay(Config::default().with_framing(framing)).unwrap();
     let upstream = || Upstream::new(&feed, Instant::EPOCH);
     let ops = [Op::Receive(b"ab\n".to_vec()), Op::Receive(b"abcdefgh".to_vec()), Op::Finished];
     let test = shrunk(upstream, &ops);
