@@ -106,8 +106,7 @@ pub trait CommandRuntime: Runtime<Socket: Splice> {
 /// Wrong usage ends the process with exit code 2 and a message that shows the correct usage. If
 /// `run` returns an error, it is written to standard error, and the exit code is 1.
 pub fn main(name: &'static str, run: impl FnOnce(Command) -> io::Result<ExitCode>) -> ExitCode {
-    let _flush =
-        (recording::FlushOnDrop, access_log::FlushOnDrop, standard_error::FlushOnDrop);
+    let _flush = (recording::FlushOnDrop, access_log::FlushOnDrop, standard_error::FlushOnDrop);
     let mut command = match Command::parse(name, std::env::args_os()) {
         Ok(command) => command,
         Err(message) => return usage::show(&message, Reporter::without_log(name)),

@@ -323,8 +323,9 @@ where
 {
     match starting.settings.recordings.clone() {
         None => relays,
-        Some(recordings) => relays
-            .with_recorder(move |entry, now| recordings.of_connection("relay", entry, now)),
+        Some(recordings) => {
+            relays.with_recorder(move |entry, now| recordings.of_connection("relay", entry, now))
+        }
     }
 }
 

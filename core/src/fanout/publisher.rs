@@ -233,10 +233,13 @@ impl Recordable for Publisher {
 
     fn take_outside(&mut self, out: &mut Vec<u8>) {
         let Some(answer) = self.answer.as_mut().and_then(|answer| answer.take()) else { return };
-        replay::put_pause(out, answer.err());
-        if let Ok((position, message)) = answer {
-            put_number(out, position);
-            put_number(out, message);
+        match answer {
+            Err(until) => replay::put_capacity(out, Capacity::Paused { until }),
+            Ok((position, message)) => {
+                replay::put_capacity(out, Capacity::Available);
+                put_number(out, position);
+                put_number(out, message);
+            }
         }
     }
 
@@ -329,16 +332,15 @@ impl Machine for Publisher {
         let (bytes, messages, then) = (*bytes, *messages, *then);
         let complete = &self.buffer[..bytes];
         let polled = self.feed.poll_publish(&mut self.ticket, complete, messages, now, cx);
-        let has_changed = match polled {
-            Err(next) => mem::replace(until, next) != next,
-            Ok(_) => {
-                self.buffer.copy_within(bytes..self.filled, 0);
-                self.filled -= bytes;
-                // Nothing was read meanwhile.
-                (self.last_activity, self.message_since) = (now, now);
-                self.proceed(then, now);
-                true
-            }
+        let has_changed = if let Err(next) = polled {
+            mem::replace(until, next) != next
+        } else {
+            self.buffer.copy_within(bytes..self.filled, 0);
+            self.filled -= bytes;
+            // Nothing was read meanwhile.
+            (self.last_activity, self.message_since) = (now, now);
+            self.proceed(then, now);
+            true
         };
         if has_changed && let Some(answer) = &mut self.answer {
             **answer = Some(polled);

@@ -102,11 +102,11 @@ impl Seen {
 }
 
 /// Appends whether the upstream or a publisher is paused, and until when.
-pub(super) fn put_pause(out: &mut Vec<u8>, pause: Option<Option<Instant>>) {
-    match pause {
-        None => out.push(0),
-        Some(None) => out.push(1),
-        Some(Some(until)) => {
+pub(super) fn put_capacity(out: &mut Vec<u8>, capacity: Capacity) {
+    match capacity {
+        Capacity::Available => out.push(0),
+        Capacity::Paused { until: None } => out.push(1),
+        Capacity::Paused { until: Some(until) } => {
             out.push(2);
             put_number(out, until.nanos());
         }

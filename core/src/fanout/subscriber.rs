@@ -13,8 +13,12 @@ use super::{
 };
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    WriteProgress, buffer::fill_owned, machine::impl_reason, quantity::Time,
-    record::{Recordable, put_number, take_number}, teardown::Teardown,
+    WriteProgress,
+    buffer::fill_owned,
+    machine::impl_reason,
+    quantity::Time,
+    record::{Recordable, put_number, take_number},
+    teardown::Teardown,
 };
 
 /// The connection to one subscriber. It has a cursor in the feed, and handles of up to 64 chunks

@@ -43,9 +43,9 @@ pub struct Upstream {
     recorded: Option<Box<Recorded>>,
 }
 
-/// What a recording says about the feed: the pause, and the position and the message of the next
+/// What a recording says about the feed: its capacity, and the position and the message of the next
 /// chunk.
-type Recorded = Option<(Option<Option<Instant>>, (u64, u64))>;
+type Recorded = Option<(Capacity, (u64, u64))>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -187,15 +187,15 @@ impl Recordable for Upstream {
 
     fn take_outside(&mut self, out: &mut Vec<u8>) {
         let Some(recorded) = &mut self.recorded else { return };
-        let pause = match &self.state {
-            State::Paused { until } => Some(*until),
-            State::Open { .. } | State::Ending(_) => None,
+        let capacity = match self.state {
+            State::Paused { until } => Capacity::Paused { until },
+            State::Open { .. } | State::Ending(_) => Capacity::Available,
         };
         let (position, message) = self.feed.position();
-        let now = Some((pause, (position, message)));
+        let now = Some((capacity, (position, message)));
         if now != **recorded {
             **recorded = now;
-            replay::put_pause(out, pause);
+            replay::put_capacity(out, capacity);
             put_number(out, position);
             put_number(out, message);
         }

@@ -73,7 +73,7 @@ impl<R: Runtime> ProxiedConnection<R> {
     /// [`serve`](super::serve()) has pipes for bulk transfers, and detects connections of the proxy
     /// to itself.
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
-        Self::with(runtime, proxy, client, peer, clock, None, None, None)
+        Self::with(runtime, proxy, client, peer, clock, Additions::default())
     }
 
     /// A connection whose upstream is connected already, for a proxy whose clients name their
@@ -106,13 +106,11 @@ impl<R: Runtime> ProxiedConnection<R> {
         client: R::Socket,
         peer: Peer,
         clock: R::Clock,
-        loops: Option<LoopDetector>,
-        pipes: Option<Pipes<R::Socket>>,
-        recorder: Option<Recorder>,
+        additions: Additions<R::Socket>,
     ) -> Self {
         // A replay begins at the time of the recording.
-        let now = recorder.as_ref().map_or_else(|| clock.now(), Recorder::now);
-        let relaying = Relaying::new(runtime, proxy, client, peer, now, loops, pipes, recorder);
+        let now = additions.recorder.as_ref().map_or_else(|| clock.now(), Recorder::now);
+        let relaying = Relaying::new(runtime, proxy, client, peer, now, additions);
         Self::relaying(relaying, clock)
     }
 
@@ -177,6 +175,19 @@ impl<R: Runtime> Future for ProxiedConnection<R> {
 impl<R: Runtime> Drop for ProxiedConnection<R> {
     fn drop(&mut self) {
         self.session.dropped(&mut self.relaying);
+    }
+}
+
+/// What [`serve`](super::serve()) adds to a connection.
+pub(super) struct Additions<S> {
+    pub(super) loops: Option<LoopDetector>,
+    pub(super) pipes: Option<Pipes<S>>,
+    pub(super) recorder: Option<Recorder>,
+}
+
+impl<S> Default for Additions<S> {
+    fn default() -> Self {
+        Self { loops: None, pipes: None, recorder: None }
     }
 }
 
@@ -288,10 +299,9 @@ impl<R: Runtime> Relaying<R> {
         client: R::Socket,
         peer: Peer,
         now: Instant,
-        loops: Option<LoopDetector>,
-        pipes: Option<Pipes<R::Socket>>,
-        recorder: Option<Recorder>,
+        additions: Additions<R::Socket>,
     ) -> Self {
+        let Additions { loops, pipes, recorder } = additions;
         let tracked = loops.as_ref().map(|loops| loops.accepted(runtime, peer, &client));
         let (tracked, self_connection) = match tracked.transpose() {
             Ok(tracked) => (tracked.flatten(), None),

@@ -4,7 +4,7 @@ use core::fmt;
 use std::{future::Future, vec::Vec};
 
 use super::{
-    Config, ProxiedConnection, RelayFactory, Upstreams, checking::alongside,
+    Config, ProxiedConnection, RelayFactory, Upstreams, checking::alongside, connection::Additions,
     loop_detection::LoopDetector, pipes::Pipes,
 };
 use crate::{
@@ -158,11 +158,14 @@ impl<R: Runtime<Socket: Splice>> Relays<R> {
         clock: R::Clock,
     ) -> ProxiedConnection<R> {
         let Self { runtime, proxy, pipes, loops, recorder } = self;
-        let (pipes, loops, peer) = (Some(pipes.clone()), loops.clone(), admitted.peer());
-        let now = clock.now();
-        let recorder = recorder.as_ref().map(|recorder| recorder(&admitted.entry(), now));
-        ProxiedConnection::with(runtime, proxy, socket, peer, clock, loops, pipes, recorder)
-            .admitted(admitted)
+        let recorder = recorder.as_ref();
+        let additions = Additions {
+            loops: loops.clone(),
+            pipes: Some(pipes.clone()),
+            recorder: recorder.map(|recorder| recorder(&admitted.entry(), clock.now())),
+        };
+        let peer = admitted.peer();
+        ProxiedConnection::with(runtime, proxy, socket, peer, clock, additions).admitted(admitted)
     }
 }
 

@@ -25,6 +25,8 @@ mod script;
 mod shrink;
 
 pub(crate) use self::replay::{Sides, run};
+#[cfg(feature = "std")]
+pub use self::shrink::{ShrinkError, ShrunkTest, shrink};
 pub use self::{
     digest::Digest,
     format::{put_number, take_number},
@@ -34,5 +36,3 @@ pub use self::{
     recording::{End, ReadError, ReadErrorKind, Recording, Step, Steps, What},
     replay::{Difference, DifferenceKind, Replay, replay},
 };
-#[cfg(feature = "std")]
-pub use self::shrink::{ShrinkError, ShrunkTest, shrink};

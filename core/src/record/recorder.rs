@@ -1,15 +1,17 @@
 //! The encoder of a recording.
 
-use alloc::{boxed::Box, string::ToString, vec::Vec};
+use alloc::{
+    boxed::Box,
+    string::{String, ToString},
+    vec::Vec,
+};
 use core::{fmt, mem};
 
 use super::{
     Digest, Header,
     format::{self, LATER, SECOND, kind, put_bytes, put_number},
 };
-use crate::{
-    Event, Fault, Instant, Machine, Outbound, Reason, machine::MAX_SLICES,
-};
+use crate::{Event, Fault, Instant, Machine, Outbound, Reason, machine::MAX_SLICES};
 
 /// Takes the blocks of one recording, for example to write them to a file.
 ///
@@ -82,7 +84,7 @@ impl Ended {
 
 /// Encodes what happens to a machine, and hands blocks to a sink.
 ///
-/// It holds a block of 32 KiB and the bytes of one read.
+/// It holds up to 72 KiB, or 64 KiB and the bytes of one read if that is more.
 #[derive(Debug)]
 pub struct Recorder {
     sink: Box<dyn BlockSink>,
@@ -240,7 +242,7 @@ impl Recorder {
             self.buffer.extend_from_slice(&output.value().to_le_bytes());
         }
         let (label, text) =
-            reason.map_or(("", "".into()), |reason| (reason.label(), reason.to_string()));
+            reason.map_or(("", String::new()), |reason| (reason.label(), reason.to_string()));
         put_bytes(&mut self.buffer, label.as_bytes());
         put_bytes(&mut self.buffer, text.as_bytes());
         let block = self.take_block();
@@ -342,6 +344,6 @@ pub(super) fn ended_of_code(code: u8) -> Option<Ended> {
 }
 
 /// A block is handed to the sink once it has this many bytes.
-const BLOCK: usize = 32 * 1024;
+const BLOCK: usize = 64 * 1024;
 /// Most machines write fewer slices than this.
 const FEW_SLICES: usize = 4;

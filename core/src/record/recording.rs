@@ -149,12 +149,8 @@ impl<'a> Recording<'a> {
     /// The header cannot be read.
     pub fn salvage(bytes: &'a [u8]) -> Result<(Self, Option<ReadError>), ReadError> {
         let (header, start) = Header::decode(bytes)?;
-        let mut records = Records {
-            bytes,
-            at: start,
-            now: header.started_at,
-            has_payloads: header.has_payloads,
-        };
+        let mut records =
+            Records { bytes, at: start, now: header.started_at, has_payloads: header.has_payloads };
         let (mut checked, mut stop, mut end) = (0, None, None);
         let error = loop {
             let offset = records.at;
@@ -282,11 +278,7 @@ impl<'a> Records<'a> {
         Ok(record)
     }
 
-    fn decode(
-        &mut self,
-        offset: usize,
-        rest: &mut &'a [u8],
-    ) -> Result<Record<'a>, ReadErrorKind> {
+    fn decode(&mut self, offset: usize, rest: &mut &'a [u8]) -> Result<Record<'a>, ReadErrorKind> {
         let wrong = ReadErrorKind::WrongRecord;
         let first = take_byte(rest)?;
         let mut at = self.now;

@@ -220,10 +220,7 @@ impl Run {
     }
 }
 
-fn difference_of_ends(
-    end: &End<'_>,
-    reason: Option<&(String, String)>,
-) -> Option<DifferenceKind> {
+fn difference_of_ends(end: &End<'_>, reason: Option<&(String, String)>) -> Option<DifferenceKind> {
     let actual = reason.map(|(label, _)| &**label);
     let recorded = match end.ended {
         Ended::Reason(_) if actual == Some(end.label) => return None,

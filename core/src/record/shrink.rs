@@ -84,7 +84,7 @@ pub fn shrink<M: Recordable>(
     let actual = script::play(machine(), &ops);
     let shows = match shows {
         Shows::End { label, .. } => Shows::End { label, ending: actual.ending },
-        shows => shows,
+        Shows::Panic(_) | Shows::Difference { .. } => shows,
     };
     let mut shrinking = Shrinking {
         shows: |ops: &[Op]| shows.is_shown_by(&script::play(machine(), ops), &actual),
@@ -109,11 +109,8 @@ fn expected(recording: &Recording<'_>, steps: usize, is_end: bool) -> Shows {
                 output += len as u64;
                 digest = after;
             }
-            What::Start
-            | What::Finished { .. }
-            | What::Event(_)
-            | What::Shared
-            | What::Note(_) => {}
+            What::Start | What::Finished { .. } | What::Event(_) | What::Shared | What::Note(_) => {
+            }
         }
     }
     let label = recording.end().filter(|_| is_end).map(|end| end.label.to_string());
@@ -306,19 +303,13 @@ impl ShrunkTest {
         };
         let _ = writeln!(source, "#[test]\nfn {name}() {{");
         let _ = writeln!(source, "    let mut machine = {machine};");
-        match &self.ops[..] {
-            [] => source.push_str("    let ops: [Op; 0] = [];\n"),
-            [op] => {
-                let _ = writeln!(source, "    let ops = [{op}];");
-            }
-            ops => {
-                source.push_str("    let ops = [\n");
-                for op in ops {
-                    let _ = writeln!(source, "        {op},");
-                }
-                source.push_str("    ];\n");
-            }
-        }
+        let ops: Vec<_> = self.ops.iter().map(ToString::to_string).collect();
+        let ops = match format!("    let ops = [{}];\n", ops.join(", ")) {
+            _ if ops.is_empty() => "    let ops: [Op; 0] = [];\n".to_string(),
+            line if line.len() <= MAX_COLUMNS => line,
+            _ => format!("    let ops = [\n        {},\n    ];\n", ops.join(",\n        ")),
+        };
+        source.push_str(&ops);
         source.push_str(&self.shows.assertions());
         source.push_str("}\n");
         source
@@ -361,6 +352,8 @@ impl Shows {
     }
 }
 
+/// The longest line of source code, with its end.
+const MAX_COLUMNS: usize = 101;
 /// The most scripts that are played.
 const MAX_PLAYS: usize = 20_000;
 /// The most ops of all scripts together.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     floor, hand_written,
-    machines::Echo,
+    machines::{Echo, RecordedEcho},
     measure::{
         arguments::Choice,
         other_build,
@@ -26,6 +26,8 @@ pub(crate) enum Server {
     TokioHand,
     /// The echo machine on wirestate-tokio
     Tokio,
+    /// The same, with a recording of each connection
+    TokioRecorded,
     /// Hand-written on smol, a task per connection
     SmolHand,
     /// The echo machine on wirestate-smol
@@ -43,10 +45,12 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// The hand-written server on the same runtime, for a server of this project.
+    /// The hand-written server on the same runtime, for a server of this project. For one that
+    /// records, the same without recordings.
     pub(crate) fn hand_written(self) -> Option<Self> {
         match self {
             Self::Tokio => Some(Self::TokioHand),
+            Self::TokioRecorded => Some(Self::Tokio),
             Self::Smol => Some(Self::SmolHand),
             Self::Std => Some(Self::StdHand),
             Self::Floor
@@ -74,6 +78,7 @@ impl Server {
             Self::SmolHand => hand_written::smol(workers),
             Self::StdHand => hand_written::threads(),
             Self::Tokio => Echo.on_tokio(workers),
+            Self::TokioRecorded => RecordedEcho.on_tokio(workers),
             Self::Smol => Echo.on_smol(workers),
             Self::Std => Echo.on_threads(),
             Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::exec(self),

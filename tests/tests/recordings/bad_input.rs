@@ -67,11 +67,12 @@ fn a_recording_that_is_cut_is_an_error_with_the_offset() {
 
 #[test]
 fn a_recording_of_another_version_is_an_error_that_names_it() {
-    let other = String::from_utf8_lossy(&session()[..200]).replacen("recording 1", "recording 2", 1);
+    let other =
+        String::from_utf8_lossy(&session()[..200]).replacen("recording 1", "recording 2", 1);
     let error = Recording::read(other.as_bytes()).unwrap_err().to_string();
     let expected = "at byte 20: the recording is of version `2`, but this program reads version 1";
     assert_eq!(error, expected);
-    for other in [&b"\x7fELF"[..], b"wirestat", b"{\"a\": 1}\n", &[0; 100_000]] {
+    for other in [&b"\x7fELF"[..], b"wirestat", b"{\"a\": 1}\n", &[0; 10_000]] {
         let is_prefix = other == b"wirestat";
         let expected = if is_prefix { ReadErrorKind::Cut } else { ReadErrorKind::NoRecording };
         assert_eq!(Recording::read(other).unwrap_err().kind, expected);
@@ -99,9 +100,9 @@ fn a_declared_length_allocates_nothing() {
         assert_eq!(recording.steps().count(), 1);
     }
     // A header without an end.
-    let endless = [&head[..21], &vec![b'\n'; 0], &vec![b'a'; 1 << 20]].concat();
+    let endless = [&head[..22], &vec![b'a'; 1 << 20]].concat();
     let error = Recording::salvage(&endless).unwrap_err();
-    assert!(matches!(error.kind, ReadErrorKind::WrongHeader | ReadErrorKind::Version { .. }));
+    assert_eq!(error.kind, ReadErrorKind::WrongHeader);
 }
 
 proptest! {

@@ -81,8 +81,8 @@ proptest! {
         let config = message::Config::default()
             .with_linger(Linger { time: Duration::from_secs(2), bytes: 10 })
             .with_idle_timeout(Duration::from_secs(30));
-        let echo = service::function(|request| request.into_owned());
-        let server = message::Server::new(config, echo).unwrap();
+        let reply = |request: Message<'_>| Message::json(request.content.len().to_string());
+        let server = message::Server::new(config, service::function(reply)).unwrap();
         check(|| server.machine(Instant::EPOCH), &ops)?;
     }
 
@@ -166,10 +166,7 @@ impl Answering {
                 self.handle(Event::Eof);
             }
             Op::Finished
-                if matches!(
-                    self.machine.interest().write,
-                    Outbound::Finish | Outbound::Reset
-                ) =>
+                if matches!(self.machine.interest().write, Outbound::Finish | Outbound::Reset) =>
             {
                 self.handle(Event::Finished);
             }
@@ -227,12 +224,12 @@ fn a_recording_without_payloads_shows_what_happened() {
     header.has_payloads = false;
     let recorder = record::Recorder::new(&header, Box::new(blocks.clone()));
     let machine = || echo::Server::default().machine(Instant::EPOCH);
-    let mut recorded = record::Recorded::new(machine(), Some(recorder));
-    let mut player = Player::new(&mut recorded);
+    let mut observed = record::Recorded::new(machine(), Some(recorder));
+    let mut player = Player::new(&mut observed);
     for op in [Op::Receive(b"secret".to_vec()), Op::Accept(2), Op::Eof] {
         player.play(&op);
     }
-    drop(recorded);
+    drop(observed);
     let bytes = blocks.bytes();
     assert!(!bytes.windows(3).any(|part| part == b"sec"));
     let recording = Recording::read(&bytes).unwrap();

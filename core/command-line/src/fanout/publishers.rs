@@ -72,13 +72,13 @@ impl PublisherFlags {
     /// # Errors
     /// The configuration is invalid.
     pub(super) fn feed(&self, config: Config) -> Result<Feed, CommandError> {
-        self.feed.with(|feed| match feed {
-            Some((feed, _)) => Ok(feed.clone()),
-            None => {
-                let new = Feed::new(config).map_err(CommandError::Config)?;
-                *feed = Some((new.clone(), FEEDS.fetch_add(1, Relaxed)));
-                Ok(new)
+        self.feed.with(|shared| {
+            if let Some((feed, _)) = shared {
+                return Ok(feed.clone());
             }
+            let feed = Feed::new(config).map_err(CommandError::Config)?;
+            *shared = Some((feed.clone(), FEEDS.fetch_add(1, Relaxed)));
+            Ok(feed)
         })
     }
 
@@ -104,7 +104,7 @@ pub(crate) fn prepare<R: CommandRuntime>(
     let feed = flags.feed()?;
     let server = flags.server.clone().with_max_connections(publishers.max_connections());
     let settings = server.settings::<R>(share)?;
-    let settings = settings.with_recorded_field(FEED, publishers.feed_number());
+    let settings = settings.with_recorded_field(FEED, publishers.feed_number().into());
     Ok(settings.start(publishers.listen.clone(), move |starting: &Starting<'_, R>| {
         let table = starting.handle.table().clone();
         let serving = starting.serve("publisher", move |_: &_, now| Publisher::new(&feed, now));

@@ -139,7 +139,13 @@ impl Reading {
                 let recorder = recordings.map(|it| it.of_other(RECORDED_UPSTREAM, now));
                 let upstream = Recorded::new(fanout::Upstream::new(&feed, now), recorder);
                 let read = read_standard_input(
-                    &runtime, feed, upstream, handle, shutdown_of_read, failure, waits,
+                    &runtime,
+                    feed,
+                    upstream,
+                    handle,
+                    shutdown_of_read,
+                    failure,
+                    waits,
                 )?;
                 match gate {
                     None => Box::pin(read),

@@ -240,9 +240,7 @@ impl ServerFlags {
             Framing::Fixed(size) => format!("Fixed({size}.try_into().unwrap())"),
             Framing::Delimited { delimiter, max } => {
                 let delimiter = core::ascii::escape_default(delimiter);
-                format!(
-                    "Delimited {{ delimiter: b'{delimiter}', max: {max}.try_into().unwrap() }}"
-                )
+                format!("Delimited {{ delimiter: b'{delimiter}', max: {max}.try_into().unwrap() }}")
             }
             Framing::LengthPrefixed { max } => {
                 format!("LengthPrefixed {{ max: {max}.try_into().unwrap() }}")
@@ -287,7 +285,7 @@ pub(crate) fn prepare<R: CommandRuntime>(
     let has_publishers = flags.has_publishers();
     let settings = flags.server.settings_beside::<R>(share, flags.publishers.max_connections())?;
     let settings = settings.with_metrics(feed.clone());
-    let settings = settings.with_recorded_field(FEED, flags.publishers.feed_number());
+    let settings = settings.with_recorded_field(FEED, flags.publishers.feed_number().into());
     let (timeout, tls) = (flags.connect_timeout, flags.upstream_tls);
     let reading = Reading::new(upstream, timeout, tls, &flags.nats, &feed, name.as_ref())?;
     let publishing = Publishing::new(&flags.nats, timeout, &feed, name.as_ref())?;
@@ -313,7 +311,8 @@ pub(crate) fn prepare<R: CommandRuntime>(
             tasks.push(publishing.start(starting, &publishes)?);
         }
         let subscribed = feed.clone();
-        let serving = starting.serve("subscriber", move |_: &_, now| Subscriber::new(&subscribed, now));
+        let serving =
+            starting.serve("subscriber", move |_: &_, now| Subscriber::new(&subscribed, now));
         let serving = tasks.into_iter().fold(serving, Serving::with_task);
         Ok(serving.on_end(move |stage| match stage {
             Stage::Draining => reads.drain(),

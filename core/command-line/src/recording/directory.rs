@@ -161,12 +161,7 @@ impl Directory {
         }
     }
 
-    fn push(
-        self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
-        file: &Arc<Recorded>,
-        job: Job,
-    ) {
+    fn push(self: &Arc<Self>, mut state: MutexGuard<'_, State>, file: &Arc<Recorded>, job: Job) {
         state.queued += job.len();
         state.jobs.push_back((file.clone(), job));
         if state.has_writer {

@@ -20,8 +20,8 @@ use wirestate_core::{
     record::{BlockSink, Ended, Header, Recorder, Stop},
 };
 
-use self::directory::{Directory, Recorded};
 pub(crate) use self::directory::FlushOnDrop;
+use self::directory::{Directory, Recorded};
 use crate::{CommandError, values};
 
 #[derive(Args, Clone, Debug)]
@@ -137,11 +137,8 @@ impl Recordings {
         header.fields.extend(more);
         header.fields.extend(self.fields.iter().cloned());
         let name = format!("{}-{}-{machine}-{number}.wsr", self.server, process_name());
-        let sink = FileSink {
-            recordings: self.clone(),
-            file: Arc::new(Recorded::new(name)),
-            bytes: 0,
-        };
+        let sink =
+            FileSink { recordings: self.clone(), file: Arc::new(Recorded::new(name)), bytes: 0 };
         Recorder::new(&header, Box::new(sink))
     }
 }

@@ -21,8 +21,12 @@ pub(super) trait Use {
     type Output;
 
     /// `source` is the source code that makes the machine, with items of `wirestate_core::MODULE`.
-    fn machine<M: Recordable>(self, make: impl Fn() -> M, module: &str, source: &str)
-    -> Self::Output;
+    fn machine<M: Recordable>(
+        self,
+        make: impl Fn() -> M,
+        module: &str,
+        source: &str,
+    ) -> Self::Output;
 
     fn relay(self, relays: &RelayFactory) -> Self::Output;
 }

@@ -113,11 +113,7 @@ pub(super) struct ServerMetrics {
 }
 
 impl ServerSettings {
-    pub(super) fn new(
-        config: serve::Config,
-        record: RecordFlags,
-        tls: Option<ServerTls>,
-    ) -> Self {
+    pub(super) fn new(config: serve::Config, record: RecordFlags, tls: Option<ServerTls>) -> Self {
         let settings = Self {
             config,
             tls: tls.clone(),
@@ -145,7 +141,7 @@ impl ServerSettings {
     }
 
     /// Adds a field to the server's recordings.
-    pub(crate) fn with_recorded_field(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn with_recorded_field(mut self, name: &str, value: u128) -> Self {
         self.recorded_fields.push((name.to_owned(), value.to_string()));
         self
     }

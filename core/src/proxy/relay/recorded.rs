@@ -15,10 +15,18 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Call<'a> {
     Header(&'a [u8]),
-    Connected { has_another: bool },
+    Connected {
+        has_another: bool,
+    },
     /// The reason is only compared.
-    Refuse { label: &'a str, text: &'a str },
-    Timeout { to_client: usize, to_upstream: usize },
+    Refuse {
+        label: &'a str,
+        text: &'a str,
+    },
+    Timeout {
+        to_client: usize,
+        to_upstream: usize,
+    },
     ShutDown,
 }
 
