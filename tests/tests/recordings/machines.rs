@@ -50,7 +50,7 @@ proptest! {
     #![proptest_config(proptest_config())]
 
     #[test]
-    fn any_session_of_an_echo_replays(ops in script::ops(60), has_prefix in any::<bool>()) {
+    fn any_session_of_an_echo_replays(ops in script::ops(40), has_prefix in any::<bool>()) {
         let prefix = Prefix { text: "> ".into(), chunk: 5.try_into().unwrap() };
         let config = echo::Config::default()
             .with_buffer(8.try_into().unwrap())
@@ -61,7 +61,7 @@ proptest! {
     }
 
     #[test]
-    fn any_session_of_a_source_replays(ops in script::ops(60), count in 0..20_u64) {
+    fn any_session_of_a_source_replays(ops in script::ops(40), count in 0..20_u64) {
         let config = MessageSourceConfig::default()
             .with_size(50.try_into().unwrap())
             .with_rate(2)
