@@ -78,7 +78,9 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
     eventually("the messages are published", || fanout.logged("the upstream closed") > 0);
     let client = ["fanout-client", &fanout.address, "--frame", "64", "--count", "5"];
     assert!(run(binary, &client).status.success());
-    assert_eq!(exchange(fanout.connect(), b"").len(), 640);
+    // More messages arrive if the source is connected to again.
+    let received = exchange(fanout.connect(), b"").len();
+    assert!(received >= 640 && received.is_multiple_of(64), "{received}");
     fanout.stop();
     source.stop();
 
