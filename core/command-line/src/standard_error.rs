@@ -19,7 +19,7 @@ use wirestate_core::{
     status::{Metric, MetricValue, MetricsSource},
 };
 
-use crate::access_log;
+use crate::{access_log, recording};
 
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));
@@ -171,13 +171,13 @@ impl Drop for FlushOnDrop {
     }
 }
 
-/// The metrics of the log.
+/// The metrics of the process: of its logs, and of its recordings.
 #[derive(Debug)]
-pub(super) struct LogMetrics;
+pub(super) struct ProcessMetrics;
 
-impl MetricsSource for LogMetrics {
+impl MetricsSource for ProcessMetrics {
     fn metrics(&self, _now: Instant) -> Vec<Metric> {
-        vec![
+        let mut metrics = vec![
             Metric::new(
                 "wirestate_log_dropped_lines",
                 "Log lines dropped: not written in time, or the disk is full.",
@@ -188,7 +188,9 @@ impl MetricsSource for LogMetrics {
                 "Lines of access logs dropped: not written in time, or the file cannot be written.",
                 MetricValue::Counter(access_log::dropped_lines()),
             ),
-        ]
+        ];
+        metrics.extend(recording::metrics());
+        metrics
     }
 }
 

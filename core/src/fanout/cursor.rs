@@ -1,17 +1,18 @@
 //! One subscriber's cursor in a feed.
 
-use alloc::{boxed::Box, collections::VecDeque};
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use core::{mem, sync::atomic::Ordering::Relaxed, task::Context, time::Duration};
 
 use super::{
     Chunk, Config, Feed, GapPolicy, LagPolicy, Log,
     counters::UncountedDeliveries,
-    replay::Seen,
+    replay::{Notes, Seen},
     state::{CatchUp, EndPosition, SubscriberEntry},
 };
 use crate::{
     Instant,
     drive::MAX_SLICES,
+    record::put_number,
     shared::{register_waker, wake},
     teardown::DiscardBudget,
 };
@@ -36,7 +37,7 @@ pub(super) struct Cursor {
     end: EndPosition,
     uncounted: UncountedDeliveries,
     /// Set while the subscriber is recorded or replayed.
-    seen: Option<Box<Seen>>,
+    notes: Option<Box<Notes>>,
 }
 
 /// The result of a fetch of chunks from a feed.
@@ -87,7 +88,7 @@ impl Cursor {
                 has_delivered: false,
                 end: EndPosition::OPEN,
                 uncounted: UncountedDeliveries::default(),
-                seen: None,
+                notes: None,
             }
         })
     }
@@ -138,7 +139,7 @@ impl Cursor {
             let Some(entry) = entry else { return FetchOutcome::Pending };
             entry.position = self.undelivered;
             self.end = entry.end;
-            note(&mut self.seen, &state.log, entry.has_lagged);
+            note(&mut self.notes, &state.log, entry.has_lagged);
             if entry.has_lagged {
                 return FetchOutcome::Lagged;
             }
@@ -212,7 +213,7 @@ impl Cursor {
     /// Skips everything that was published, and continues with the next publication.
     pub(super) fn skip(&mut self) {
         self.feed.inner.state.with(|state| {
-            note(&mut self.seen, &state.log, false);
+            note(&mut self.notes, &state.log, false);
             // Messages after the end of the subscription do not count as skipped.
             let next_message = state.log.messages().min(self.end.message);
             state.counters.skipped += next_message.saturating_sub(self.next_message);
@@ -233,7 +234,7 @@ impl Cursor {
     pub(super) fn close(&mut self) {
         let upstream = self.feed.inner.state.with(|state| {
             let end = EndPosition { chunk: state.log.end(), message: state.log.messages() };
-            note(&mut self.seen, &state.log, false);
+            note(&mut self.notes, &state.log, false);
             let entry = self.entry.and_then(|key| state.subscribers.get_mut(key))?;
             let was_waiting = entry.is_waiting();
             entry.close(end);
@@ -245,31 +246,45 @@ impl Cursor {
 
     /// Notes what it sees of the feed from now on.
     pub(super) fn begin_recording(&mut self) {
-        self.seen = Some(Box::default());
-        self.feed.inner.state.with(|state| note(&mut self.seen, &state.log, false));
+        self.notes = Some(Box::default());
+        self.feed.inner.state.with(|state| note(&mut self.notes, &state.log, false));
     }
 
-    /// What it has seen of the feed, if it notes that. Falling out of the window is seen once.
-    pub(super) fn take_seen(&mut self) -> Option<Seen> {
-        let seen = self.seen.as_mut()?;
-        let has_lagged = mem::take(&mut seen.has_lagged);
-        Some(Seen { end: self.end, has_lagged, ..**seen })
+    /// Appends what it has seen of the feed since the last call: first its start, which is the
+    /// position of its first chunk, and its first message. Falling out of the window is seen once.
+    pub(super) fn take_notes(&mut self, out: &mut Vec<u8>) {
+        let Some(notes) = &mut self.notes else { return };
+        let seen = Seen { end: self.end, ..notes.seen };
+        notes.seen.has_lagged = false;
+        if notes.recorded == Some(seen) {
+            return;
+        }
+        if notes.recorded.is_none() {
+            put_number(out, self.next_fetch);
+            put_number(out, self.next_message);
+        }
+        seen.encode(out);
+        notes.recorded = Some(seen);
     }
 
-    /// The position of the next chunk to fetch, and the first message that is not delivered.
-    pub(super) fn position(&self) -> (u64, u64) {
-        (self.next_fetch, self.next_message)
+    /// In a replay: whether its start is not restored yet.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.notes.as_ref().is_none_or(|notes| notes.recorded.is_none())
     }
 
-    /// In a replay: begins at a position and a message.
-    pub(super) fn restore_start(&mut self, position: u64, next_message: u64) {
+    /// In a replay: begins at a position and a message. Returns how many bytes of the first chunk
+    /// to leave out; `None` if the message is not in that chunk.
+    pub(super) fn restore_start(&mut self, position: u64, next_message: u64) -> Option<usize> {
+        (self.next_fetch, self.undelivered, self.next_message) = (position, position, next_message);
         self.feed.inner.state.with(|state| {
-            state.restore_start(position, next_message);
+            let before = state.restore_start(position, next_message)?;
             if let Some(entry) = self.entry.and_then(|key| state.subscribers.get_mut(key)) {
                 entry.position = position;
             }
-        });
-        (self.next_fetch, self.undelivered, self.next_message) = (position, position, next_message);
+            let chunk = state.replayed.as_ref().and_then(|replayed| replayed.chunk(position));
+            let framing = self.feed.inner.config.framing;
+            Some(chunk.map_or(0, |chunk| framing.message_start(&chunk.bytes, before)))
+        })
     }
 
     /// In a replay: changes the feed to what was seen of it. Returns false if the recordings of the
@@ -278,7 +293,7 @@ impl Cursor {
         self.feed.inner.state.with(|state| {
             let is_complete = state.restore_log(seen.log_end);
             self.feed.inner.published.store(state.log.messages(), Relaxed);
-            note(&mut self.seen, &state.log, false);
+            note(&mut self.notes, &state.log, false);
             if let Some(entry) = self.entry.and_then(|key| state.subscribers.get_mut(key)) {
                 entry.has_lagged |= seen.has_lagged;
                 if !seen.end.is_open() {
@@ -294,7 +309,7 @@ impl Cursor {
         let Some(key) = self.entry.take() else { return };
         let upstream = self.feed.inner.state.with(|state| {
             self.uncounted.move_to(&mut state.counters);
-            note(&mut self.seen, &state.log, false);
+            note(&mut self.notes, &state.log, false);
             let entry = state.subscribers.try_remove(key)?;
             let upstream = if entry.is_waiting() { state.end_waiting() } else { None };
             upstream
@@ -305,9 +320,9 @@ impl Cursor {
 }
 
 /// Notes what a subscriber sees of the log, if it is recorded.
-fn note(seen: &mut Option<Box<Seen>>, log: &Log, has_lagged: bool) {
-    if let Some(seen) = seen {
-        seen.log_end = log.end();
-        seen.has_lagged |= has_lagged;
+fn note(notes: &mut Option<Box<Notes>>, log: &Log, has_lagged: bool) {
+    if let Some(notes) = notes {
+        notes.seen.log_end = log.end();
+        notes.seen.has_lagged |= has_lagged;
     }
 }

@@ -249,7 +249,7 @@ impl Recordable for Publisher {
         }
         let capacity = replay::take_capacity(&mut outside).ok_or(INVALID)?;
         let position = match capacity {
-            Capacity::Available => Some(replay::take_pair(&mut outside).ok_or(INVALID)?),
+            Capacity::Available => Some(replay::take_position(&mut outside).ok_or(INVALID)?),
             Capacity::Paused { .. } => None,
         };
         self.feed.restore(capacity, position);

@@ -23,6 +23,12 @@ impl Default for Replayed {
     }
 }
 
+impl Replayed {
+    pub(super) fn chunk(&self, position: u64) -> Option<&Chunk> {
+        self.chunks.get(&position)
+    }
+}
+
 impl State {
     /// Sets what the upstream or a publisher gets, and the position and the message of its next
     /// chunk.
@@ -44,19 +50,22 @@ impl State {
         }
     }
 
-    /// Begins a log at a position, for a subscriber whose first message is `next_message`.
-    pub(super) fn restore_start(&mut self, position: u64, next_message: u64) {
-        let chunk = self.replayed.as_ref().and_then(|replayed| replayed.chunks.get(&position));
+    /// Begins a log at a position, for a subscriber whose first message is `next_message`. Returns
+    /// how many messages of the first chunk precede it; `None` if it is not in that chunk.
+    pub(super) fn restore_start(&mut self, position: u64, next_message: u64) -> Option<u64> {
+        let chunk = self.replayed.as_ref().and_then(|replayed| replayed.chunk(position));
         let first_message = chunk.map_or(next_message, |chunk| chunk.first_message);
         self.log = Log::unlimited_from(position, first_message);
+        let messages = chunk.map_or(0, |chunk| chunk.messages);
+        next_message.checked_sub(first_message).filter(|before| *before <= messages)
     }
 
     /// Publishes what the upstream has published up to the position `end`. Returns false if its
     /// recordings do not have all of it.
     pub(super) fn restore_log(&mut self, end: u64) -> bool {
         while self.log.end() < end {
-            let chunks = self.replayed.as_ref().map(|replayed| &replayed.chunks);
-            let chunk = chunks.and_then(|chunks| chunks.get(&self.log.end())).cloned();
+            let replayed = self.replayed.as_ref();
+            let chunk = replayed.and_then(|it| it.chunk(self.log.end())).cloned();
             let Some(chunk) = chunk.filter(|it| it.first_message == self.log.messages()) else {
                 return false;
             };
@@ -64,6 +73,14 @@ impl State {
         }
         true
     }
+}
+
+/// What a subscriber notes of its feed while it is recorded or replayed.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) seen: Seen,
+    /// What a recording has last; `None` before the subscriber's start is recorded.
+    pub(super) recorded: Option<Seen>,
 }
 
 /// What a subscriber has seen of its feed.
@@ -94,7 +111,7 @@ impl Seen {
         let end = if flags & 2 == 0 {
             EndPosition::OPEN
         } else {
-            let (chunk, message) = take_pair(bytes)?;
+            let (chunk, message) = take_position(bytes)?;
             EndPosition { chunk, message }
         };
         Some(Self { log_end, has_lagged: flags & 1 != 0, end })
@@ -127,6 +144,8 @@ pub(super) fn take_capacity(bytes: &mut &[u8]) -> Option<Capacity> {
 /// Why what comes from outside cannot be restored.
 pub(super) const INVALID: &str = "it is not for this machine";
 
-pub(super) fn take_pair(bytes: &mut &[u8]) -> Option<(u64, u64)> {
-    Some((take_number(bytes).ok()?, take_number(bytes).ok()?))
+/// Takes a position in a log and a message. Both are below 2⁶², so that they cannot overflow.
+pub(super) fn take_position(bytes: &mut &[u8]) -> Option<(u64, u64)> {
+    let pair = (take_number(bytes).ok()?, take_number(bytes).ok()?);
+    (pair.0.max(pair.1) < 1 << 62).then_some(pair)
 }

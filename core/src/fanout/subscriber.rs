@@ -1,6 +1,6 @@
 //! The machine that sends published messages to one subscriber.
 
-use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use alloc::{collections::VecDeque, vec::Vec};
 use core::{iter, mem, task::Context, time::Duration};
 
 use bytes::{Buf, Bytes};
@@ -9,15 +9,11 @@ use super::{
     Chunk, Config, Feed, LagPolicy,
     cursor::{Cursor, FetchOutcome},
     discard::Discard,
-    replay::{INVALID, Seen, take_pair},
+    replay::{INVALID, Seen, take_position},
 };
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    WriteProgress,
-    buffer::fill_owned,
-    machine::impl_reason,
-    quantity::Time,
-    record::{Recordable, put_number, take_number},
+    WriteProgress, buffer::fill_owned, machine::impl_reason, quantity::Time, record::Recordable,
     teardown::Teardown,
 };
 
@@ -47,9 +43,6 @@ pub struct Subscriber {
     /// `None`: the subscription is open.
     teardown: Option<Teardown<SubscriberReason>>,
     discard: Discard,
-    /// What a recording says last about the feed. The subscriber's start is not recorded yet if it
-    /// is `None`.
-    recorded: Option<Box<Seen>>,
 }
 
 /// Why a subscription ended.
@@ -117,7 +110,6 @@ impl Subscriber {
             has_sent_all: true,
             teardown: None,
             discard: Discard::new(),
-            recorded: None,
         }
     }
 
@@ -253,30 +245,16 @@ impl Recordable for Subscriber {
     }
 
     fn take_outside(&mut self, out: &mut Vec<u8>) {
-        let Some(seen) = self.cursor.take_seen() else { return };
-        let last = self.recorded.as_deref().copied();
-        if last == Some(seen) {
-            return;
-        }
-        if last.is_none() {
-            let (position, next_message) = self.cursor.position();
-            put_number(out, position);
-            put_number(out, next_message);
-            put_number(out, self.offset as u64);
-        }
-        seen.encode(out);
-        self.recorded = Some(Box::new(seen));
+        self.cursor.take_notes(out);
     }
 
     fn restore_outside(&mut self, mut outside: &[u8]) -> Result<(), &'static str> {
         if outside.is_empty() {
             return Ok(());
         }
-        if self.recorded.is_none() {
-            let start = take_pair(&mut outside).zip(take_number(&mut outside).ok());
-            let ((position, next_message), offset) = start.ok_or(INVALID)?;
-            self.cursor.restore_start(position, next_message);
-            self.offset = usize::try_from(offset).map_err(|_| INVALID)?;
+        if self.cursor.is_at_start() {
+            let (position, message) = take_position(&mut outside).ok_or(INVALID)?;
+            self.offset = self.cursor.restore_start(position, message).ok_or(INVALID)?;
         }
         let seen = Seen::decode(&mut outside).filter(|_| outside.is_empty()).ok_or(INVALID)?;
         if !self.cursor.restore(seen) {

@@ -207,7 +207,7 @@ impl Recordable for Upstream {
         }
         let is_start = self.recorded.as_deref().is_none_or(Option::is_none);
         let capacity = replay::take_capacity(&mut outside).ok_or(INVALID)?;
-        let (position, message) = replay::take_pair(&mut outside).ok_or(INVALID)?;
+        let (position, message) = replay::take_position(&mut outside).ok_or(INVALID)?;
         if !outside.is_empty() {
             return Err(INVALID);
         }

@@ -134,7 +134,9 @@ pub(super) fn play<M: Machine>(machine: M, ops: &[Op]) -> Outcome {
         }
         Some(_) => (Interest::DONE, None),
     };
-    let Player { input, output, ending, .. } = player;
+    let Player { machine, input, output, ending, .. } = player;
+    // After a panic, even its drop may panic.
+    super::replay::panic_of(|| drop(machine));
     Outcome { input, output, ending, label, interest, panic }
 }
 

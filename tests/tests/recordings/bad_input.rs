@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 use wirestate_core::{
     Instant, echo,
+    fanout::{Config, Feed, Framing, Publisher, Subscriber, Upstream},
     message::{self, service::RequestQueue},
-    record::{ReadErrorKind, Recording, replay},
+    proxy::{self, RelayFactory},
+    record::{DifferenceKind, ReadErrorKind, Recording, put_number, replay},
 };
 use wirestate_testkit::{
     message::{frames, messages},
@@ -40,11 +42,21 @@ fn try_replay(bytes: &[u8]) -> Option<ReadErrorKind> {
     let error = match Recording::salvage(bytes) {
         Err(error) => Some(error),
         Ok((recording, error)) => {
-            let header = recording.header();
-            let echo = echo::Server::default();
-            replay(&mut echo.machine(header.started_at), &recording);
+            let now = recording.header().started_at;
             let server = message::Server::with_default_config(RequestQueue::default());
-            replay(&mut server.machine(header.started_at), &recording);
+            let framing = Framing::Delimited { delimiter: b'a', max: 10.try_into().unwrap() };
+            let feed = Feed::for_replay(Config::default().with_framing(framing)).unwrap();
+            for replay in [
+                replay(&mut echo::Server::default().machine(now), &recording),
+                replay(&mut server.machine(now), &recording),
+                replay(&mut Upstream::new(&feed, now), &recording),
+                replay(&mut Publisher::new(&feed, now), &recording),
+                replay(&mut Subscriber::new(&feed, now), &recording),
+                proxy::replay(&mut RelayFactory::default().relay(now), &recording),
+            ] {
+                let kind = replay.difference.map(|difference| difference.kind);
+                assert!(!matches!(kind, Some(DifferenceKind::Panicked(_))), "{kind:?}");
+            }
             error
         }
     };
@@ -105,6 +117,19 @@ fn a_declared_length_allocates_nothing() {
     assert_eq!(error.kind, ReadErrorKind::WrongHeader);
 }
 
+/// What the machines of a fan-out use from outside, perhaps after the same event.
+fn outside() -> impl Strategy<Value = Vec<u8>> {
+    let number = || prop_oneof![3 => 0..4_u64, 1 => any::<u64>()];
+    let numbers = prop::collection::vec(number(), 0..6);
+    (any::<bool>(), numbers).prop_map(|(is_after_event, numbers)| {
+        let mut text = Vec::new();
+        numbers.into_iter().for_each(|number| put_number(&mut text, number));
+        let mut records = if is_after_event { vec![9, 11] } else { vec![11] };
+        put_number(&mut records, text.len() as u64);
+        [records, text].concat()
+    })
+}
+
 proptest! {
     #![proptest_config(proptest_config())]
 
@@ -115,10 +140,11 @@ proptest! {
                 2 => prop::collection::vec(any::<u8>(), 0..20),
                 2 => (1..15_u8, prop_oneof![Just(0), Just(0x80), Just(0x40)], any::<[u8; 6]>())
                     .prop_map(|(kind, flags, rest)| [&[kind | flags], &rest[..]].concat()),
+                2 => outside(),
                 1 => messages(64).prop_map(|message| {
                     let frame = frames([&message]);
                     let mut record = vec![1];
-                    wirestate_core::record::put_number(&mut record, frame.len() as u64);
+                    put_number(&mut record, frame.len() as u64);
                     [record, frame].concat()
                 }),
             ],

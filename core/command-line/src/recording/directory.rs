@@ -21,7 +21,7 @@ use std::{
 use tracing::warn;
 use wirestate_core::{
     record::Stop,
-    status::{Metric, MetricValue, MetricsSource},
+    status::{Metric, MetricValue},
 };
 
 use crate::CommandError;
@@ -64,6 +64,8 @@ pub(super) struct Recorded {
     name: String,
     /// A block could not be written.
     has_failed: AtomicBool,
+    /// The file was created.
+    exists: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,7 @@ enum Job {
 
 impl Recorded {
     pub(super) fn new(name: String) -> Self {
-        Self { name, has_failed: AtomicBool::new(false) }
+        Self { name, has_failed: AtomicBool::new(false), exists: AtomicBool::new(false) }
     }
 }
 
@@ -87,7 +89,8 @@ impl Directory {
         let failed = |error| CommandError::Recordings { path: path.into(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let probe = path.join(format!(".wirestate-{}", process::id()));
-        create(&probe).map_err(failed)?;
+        let created = append(&probe, &[], false);
+        created.map_err(failed)?;
         fs::remove_file(&probe).map_err(failed)?;
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|directory| directory.strong_count() > 0);
@@ -130,8 +133,11 @@ impl Directory {
     /// Queues the last block of `file`. It is small, so only the queue limits it.
     pub(super) fn end(self: &Arc<Self>, file: &Arc<Recorded>, block: Vec<u8>) {
         let mut state = self.lock();
+        if file.has_failed.load(Relaxed) {
+            return;
+        }
         let is_over = state.total >= state.max_total;
-        if is_over || file.has_failed.load(Relaxed) || state.queued + block.len() > MAX_QUEUED {
+        if is_over || state.queued + block.len() > MAX_QUEUED {
             drop(state);
             return self.count_stop(if is_over { Stop::TotalLimit } else { Stop::Slow });
         }
@@ -197,7 +203,7 @@ impl Directory {
             let path = self.path.join(&file.name);
             let done = match &job {
                 Job::Write(_) if file.has_failed.load(Relaxed) => Ok(()),
-                Job::Write(block) => append(&path, block),
+                Job::Write(block) => append(&path, block, file.exists.swap(true, Relaxed)),
                 Job::Remove => fs::remove_file(&path),
             };
             if let Err(error) = done
@@ -231,41 +237,51 @@ impl Job {
     }
 }
 
-/// Appends to a file that only its owner can read.
-fn append(path: &Path, block: &[u8]) -> io::Result<()> {
-    create(path)?.write_all(block)
+/// Appends to a file that only its owner can read. Creates it, unless it `exists`: what stands
+/// there otherwise, such as a symbolic link, is not written to.
+fn append(path: &Path, block: &[u8], exists: bool) -> io::Result<()> {
+    let file = OpenOptions::new().append(true).create_new(!exists).mode(0o600).open(path);
+    file?.write_all(block)
 }
 
-fn create(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
-}
-
-impl MetricsSource for super::Recordings {
-    fn metrics(&self, _now: wirestate_core::Instant) -> Vec<Metric> {
-        let state = self.directory.lock();
-        let Counters { kept, stopped } = state.counters;
-        let stopped = Stop::ALL.iter().zip(stopped);
-        vec![
-            Metric::new(
-                "wirestate_recordings",
-                "Recordings of sessions that have ended.",
-                MetricValue::Counter(kept),
-            ),
-            Metric::new(
-                "wirestate_recordings_stopped",
-                "Recordings that have stopped before their session ended, by reason.",
-                MetricValue::Counters {
-                    label: "reason",
-                    counts: stopped.map(|(stop, count)| (stop.label().into(), count)).collect(),
-                },
-            ),
-            Metric::new(
-                "wirestate_recorded_bytes",
-                "Bytes of the recordings.",
-                MetricValue::Gauge(state.total),
-            ),
-        ]
+/// The metrics of all directories. There are none if nothing is recorded.
+pub(crate) fn metrics() -> Vec<Metric> {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let directories: Vec<_> = open.iter().filter_map(Weak::upgrade).collect();
+    drop(open);
+    if directories.is_empty() {
+        return Vec::new();
     }
+    let (mut kept, mut total, mut stopped) = (0, 0, [0; Stop::ALL.len()]);
+    for directory in directories {
+        let state = directory.lock();
+        kept += state.counters.kept;
+        total += state.total;
+        for (sum, count) in stopped.iter_mut().zip(state.counters.stopped) {
+            *sum += count;
+        }
+    }
+    let stopped = Stop::ALL.iter().zip(stopped);
+    vec![
+        Metric::new(
+            "wirestate_recordings",
+            "Recordings of sessions that have ended.",
+            MetricValue::Counter(kept),
+        ),
+        Metric::new(
+            "wirestate_recordings_stopped",
+            "Recordings that have stopped before their session ended, by reason.",
+            MetricValue::Counters {
+                label: "reason",
+                counts: stopped.map(|(stop, count)| (stop.label().into(), count)).collect(),
+            },
+        ),
+        Metric::new(
+            "wirestate_recorded_bytes",
+            "Bytes of the recordings.",
+            MetricValue::Gauge(total),
+        ),
+    ]
 }
 
 /// Writes all blocks that are queued when it is dropped, at the end of `main` or in a panic.

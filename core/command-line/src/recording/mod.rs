@@ -20,8 +20,8 @@ use wirestate_core::{
     record::{BlockSink, Ended, Header, Recorder, Stop},
 };
 
-pub(crate) use self::directory::FlushOnDrop;
 use self::directory::{Directory, Recorded};
+pub(crate) use self::directory::{FlushOnDrop, metrics};
 use crate::{CommandError, values};
 
 #[derive(Args, Clone, Debug)]

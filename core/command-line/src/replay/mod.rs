@@ -2,7 +2,11 @@
 
 mod machine;
 
-use std::{fs, panic, path::PathBuf};
+use std::{
+    fs,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+};
 
 use clap::Args;
 use wirestate_core::{
@@ -42,7 +46,11 @@ impl Use for Replaying<'_> {
     type Output = Replay;
 
     fn machine<M: Recordable>(self, make: impl Fn() -> M, _: &str, _: &str) -> Replay {
-        record::replay(&mut make(), self.0)
+        let mut machine = make();
+        let replay = record::replay(&mut machine, self.0);
+        // After a panic, even its drop may panic.
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(machine)));
+        replay
     }
 
     fn relay(self, relays: &RelayFactory) -> Replay {

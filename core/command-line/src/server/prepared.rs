@@ -161,9 +161,6 @@ impl ServerSettings {
         fields.push(("runtime".to_owned(), runtime.to_owned()));
         fields.extend(words.iter().map(|word| ("word".to_owned(), word.clone())));
         self.recordings = self.record.open(name, fields)?;
-        if let Some(recordings) = &self.recordings {
-            self.metrics.sources.push(Shared::new(recordings.clone()));
-        }
         Ok(())
     }
 

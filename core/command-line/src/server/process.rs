@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     CommandError, CommandRuntime, ServerContext, join::join, log, self_upstream,
-    signals::handle_signals, standard_error::LogMetrics, systemd, tls::ServerTls,
+    signals::handle_signals, standard_error::ProcessMetrics, systemd, tls::ServerTls,
 };
 
 /// Runs the servers of `source` until a signal shuts them down.
@@ -432,8 +432,8 @@ fn status_server<R: CommandRuntime>(
         None => AllowedHosts::Named(flags.status_hosts.clone()),
     };
     let config = status::Config::default().with_hosts(hosts);
-    let (now, log) = (runtime.clock().now(), Shared::new(LogMetrics));
-    status::Server::new(config, services.clone(), Some(log), now).map_err(CommandError::Config)
+    let (now, process) = (runtime.clock().now(), Shared::new(ProcessMetrics));
+    status::Server::new(config, services.clone(), Some(process), now).map_err(CommandError::Config)
 }
 
 /// Serves the status, with TLS if `tls` is given.
