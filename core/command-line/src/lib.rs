@@ -12,8 +12,8 @@
 //! | [`search`] | the service of `app-server`: a search in a table |
 //!
 //! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `serve`,
-//! `demo`, `replay`, `completions`, `man`), one per subject (`server`, `signals`, `systemd`, `log`, …), and
-//! those of the command line itself: `definition` (all commands and flags), `help` (what a help
+//! `demo`, `replay`, `completions`, `man`), one per subject (`server`, `signals`, `systemd`, `log`,
+//! …), and those of the command line itself: `definition` (all commands and flags), `help` (what a help
 //! text ends with), `usage` and `environment` (errors of flags and variables), `values`.
 
 #![forbid(unsafe_code)]

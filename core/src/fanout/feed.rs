@@ -67,8 +67,8 @@ impl Feed {
         Self { inner: Shared::new(Inner { config, discards, published, state }) }
     }
 
-    /// A feed for [replays](crate::record::replay()) of the machines of one recorded feed, one after
-    /// the other: first the [upstream](super::Upstream) or the [publishers](super::Publisher), and
+    /// A feed for [replays](crate::record::replay()) of the machines of one recorded feed, one
+    /// after the other: first the [upstream](super::Upstream) or the [publishers](super::Publisher), and
     /// then a [subscriber](super::Subscriber), which gets their messages as in the recording. It
     /// keeps all messages.
     ///

@@ -266,7 +266,7 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for Redacting<T> {
 }
 
 /// `text` without what stands between the scheme and the last `@`.
-fn redacted(text: &str) -> String {
+pub(crate) fn redacted(text: &str) -> String {
     match text.rsplit_once('@') {
         None => text.into(),
         Some((before, rest)) => {

@@ -8,7 +8,7 @@ mod gate;
 mod link_state;
 
 pub(crate) use self::{
-    address::{Redacting, StreamAddress},
+    address::{Redacting, StreamAddress, redacted},
     connector::Connector,
     flags::{PublishOnLag, StreamFlags},
     gate::Gate,

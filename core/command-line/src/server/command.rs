@@ -4,7 +4,7 @@ use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Subcommand, parser::Valu
 use wirestate_core::shared::Shared;
 
 use super::{Prepared, ProcessFlags, Share};
-use crate::{CommandError, CommandRuntime, app, echo, fanout, proxy};
+use crate::{CommandError, CommandRuntime, app, echo, fanout, nats::redacted, proxy};
 
 /// A server of one kind, with its flags.
 #[derive(Clone, Debug, Subcommand)]
@@ -138,13 +138,12 @@ pub(crate) fn for_words(command: clap::Command) -> clap::Command {
         .mut_subcommands(for_words)
 }
 
-/// The command line of a server of `commands` that `matches`, without defaults, and without flags
-/// that can have a password.
+/// The command line of a server of `commands` that `matches`, without defaults and passwords.
 pub(crate) fn recorded_words(commands: &clap::Command, matches: &ArgMatches) -> Vec<String> {
     let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
     let mut words = vec![name.to_owned()];
     let flags = commands.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
-    for flag in flags.filter(|flag| !flag.is_hide_env_values_set()) {
+    for flag in flags {
         let (id, Some(long)) = (flag.get_id().as_str(), flag.get_long()) else { continue };
         if matches!(matches.value_source(id), None | Some(ValueSource::DefaultValue)) {
             continue;
@@ -153,8 +152,36 @@ pub(crate) fn recorded_words(commands: &clap::Command, matches: &ArgMatches) -> 
             words.extend(matches.get_flag(id).then(|| format!("--{long}")));
             continue;
         }
-        let values = matches.get_raw(id).into_iter().flatten();
-        words.extend(values.map(|value| format!("--{long}={}", value.to_string_lossy())));
+        for value in matches.get_raw(id).into_iter().flatten() {
+            let value = value.to_string_lossy();
+            // The value of such a flag can have a password.
+            let is_hidden = flag.is_hide_env_values_set();
+            let value = if is_hidden { redacted(&value).into() } else { value };
+            words.push(format!("--{long}={value}"));
+        }
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[String]) -> Vec<String> {
+        let commands = ServerCommand::augment_subcommands(clap::Command::new(""));
+        let matches = for_words(commands.clone()).try_get_matches_from(words);
+        recorded_words(&commands, &matches.unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    #[test]
+    fn recorded_words_have_no_password_and_are_accepted_again() {
+        let line = "fanout-server --publish=nats://user:secret@localhost/feed --frame=lines \
+                    --listen=127.0.0.1:0 --listen=unix:/a";
+        let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+        let recorded = parse(&words);
+        assert!(!recorded.concat().contains("secret"), "{recorded:?}");
+        assert!(recorded.contains(&"--publish=nats://***@localhost/feed".to_owned()));
+        assert!(recorded.contains(&"--listen=unix:/a".to_owned()), "{recorded:?}");
+        assert_eq!(parse(&recorded), recorded);
+    }
 }
