@@ -254,6 +254,7 @@ pub(super) fn prepare<R: CommandRuntime>(
     let mut settings = settings.with_upstreams([flags.upstream, flags.backup].concat());
     if let Some(faults) = faults.clone() {
         proxy = proxy.with_faults(faults.injector.clone());
+        settings = settings.with_recorded_field("seed", faults.injector.seed().into());
         settings = settings.with_metrics(faults.injector.clone()).with_files(faults);
     }
     Ok(settings.start(flags.listen, move |starting| {

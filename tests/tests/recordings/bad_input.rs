@@ -123,7 +123,9 @@ fn outside() -> impl Strategy<Value = Vec<u8>> {
     let numbers = prop::collection::vec(number(), 0..6);
     (any::<bool>(), numbers).prop_map(|(is_after_event, numbers)| {
         let mut text = Vec::new();
-        numbers.into_iter().for_each(|number| put_number(&mut text, number));
+        for number in numbers {
+            put_number(&mut text, number);
+        }
         let mut records = if is_after_event { vec![9, 11] } else { vec![11] };
         put_number(&mut records, text.len() as u64);
         [records, text].concat()
