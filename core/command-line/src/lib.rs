@@ -13,8 +13,8 @@
 //!
 //! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `serve`,
 //! `demo`, `replay`, `completions`, `man`), one per subject (`server`, `signals`, `systemd`, `log`,
-//! …), and those of the command line itself: `definition` (all commands and flags), `help` (what a help
-//! text ends with), `usage` and `environment` (errors of flags and variables), `values`.
+//! …), and those of the command line itself: `definition` (all commands and flags), `help` (what a
+//! help text ends with), `usage` and `environment` (errors of flags and variables), `values`.
 
 #![forbid(unsafe_code)]
 

@@ -68,9 +68,9 @@ impl Feed {
     }
 
     /// A feed for [replays](crate::record::replay()) of the machines of one recorded feed, one
-    /// after the other: first the [upstream](super::Upstream) or the [publishers](super::Publisher), and
-    /// then a [subscriber](super::Subscriber), which gets their messages as in the recording. It
-    /// keeps all messages.
+    /// after the other: first the [upstream](super::Upstream) or the
+    /// [publishers](super::Publisher), and then a [subscriber](super::Subscriber), which gets their
+    /// messages as in the recording. It keeps all messages.
     ///
     /// # Errors
     /// As [`new`](Self::new).

@@ -82,7 +82,7 @@ mod upstreams;
 
 pub use self::{
     config::{Config, MIN_BUFFER},
-    relay::{ProxyReason, Relay, RelayFactory, RelaySide, Side, replay},
+    relay::{ProxyReason, Relay, RelayFactory, RelaySide, Side, replay, replay_observed},
     upstreams::{
         Balance, DialError, DueCheck, EndpointCounters, FailedAttempt, Lookup, Selection,
         UpstreamCounters, Upstreams,

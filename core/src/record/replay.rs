@@ -7,7 +7,7 @@ use alloc::{
 use core::task::{Context, Waker};
 
 use super::{Digest, End, Ended, Recordable, Recording, Step, What, recorder::add_output};
-use crate::{Event, Instant, Interest, Machine, Outbound, Reason};
+use crate::{Event, Instant, Interest, Machine, Outbound, Reason, Status};
 
 /// The result of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +126,16 @@ impl DifferenceKind {
 ///
 /// A machine that panics is a difference (with the feature `std`).
 pub fn replay<M: Recordable>(machine: &mut M, recording: &Recording<'_>) -> Replay {
+    replay_observed(machine, recording, |_, _, _| ())
+}
+
+/// As [`replay`], and calls `observe` after each step that is the same, with the status of the
+/// machine and its deadline.
+pub fn replay_observed<M: Recordable>(
+    machine: &mut M,
+    recording: &Recording<'_>,
+    mut observe: impl FnMut(&Step<'_>, Status, Option<Instant>),
+) -> Replay {
     machine.begin_recording();
     let mut outside = Vec::new();
     let mut player = Sides::default();
@@ -136,7 +146,11 @@ pub fn replay<M: Recordable>(machine: &mut M, recording: &Recording<'_>) -> Repl
         }
         outside.clear();
         machine.take_outside(&mut outside);
-        if outside == step.outside { Ok(()) } else { Err(DifferenceKind::Outside) }
+        if outside != step.outside {
+            return Err(DifferenceKind::Outside);
+        }
+        observe(step, machine.status(), machine.poll_timeout());
+        Ok(())
     });
     let reason = if run.has_panicked() { None } else { reason_of(machine) };
     run.end(recording, &player, reason)

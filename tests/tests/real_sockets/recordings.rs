@@ -99,6 +99,11 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
         assert!(shown.contains("\nreplayed     the same output and end\n"), "{path}: {shown}");
         let sent = shown.contains("\nsent         0 bytes");
         assert_eq!(sent, path.contains("-upstream-"), "{path}: {shown}");
+        let page = text(&run(other, &["replay", "--html", path]).stdout);
+        let ended = shown.lines().find_map(|line| line.strip_prefix("ended        ")).unwrap();
+        let (label, _) = ended.split_once(':').unwrap_or(("", ""));
+        assert!(page.starts_with("<!") && page.contains("\"open\""), "{path}: {page}");
+        assert!(page.contains(&format!("\"{label}\"")), "{label}: {page}");
     }
     // A subscriber's bytes are in the recording of the upstream.
     let is_subscriber = |path: &&String| path.contains("-subscriber-");

@@ -22,9 +22,9 @@ use wirestate_core::{
 
 use crate::{CommandError, CommandRuntime, standard_input::StandardInput};
 
-/// Publishes standard input to `feed`, by `upstream`. At its end, sends each subscriber all that was
-/// published and a FIN, and ends the server. If `waits_for_readers`, it first waits until all readers
-/// of the feed have acknowledged it, such as a stream. A `shutdown` ends it earlier.
+/// Publishes standard input to `feed`, by `upstream`. At its end, sends each subscriber all that
+/// was published and a FIN, and ends the server. If `waits_for_readers`, it first waits until all
+/// readers of the feed have acknowledged it, such as a stream. A `shutdown` ends it earlier.
 ///
 /// If standard input cannot be read, or a message is too long, the server ends in the same way, and
 /// the error is left in `failure`.

@@ -1,6 +1,7 @@
 //! The command `replay`: a recorded session once more.
 
 mod machine;
+mod page;
 
 use std::{
     fs,
@@ -14,7 +15,10 @@ use wirestate_core::{
     record::{self, Ended, Header, Recordable, Recording, Replay, ShrinkError, Step, What},
 };
 
-use self::machine::{Use, with_machine};
+use self::{
+    machine::{Use, with_machine},
+    page::Drawing,
+};
 use crate::{CommandError, output};
 
 /// Replays a recorded session, and says whether the output and the end are the same
@@ -37,6 +41,10 @@ pub(super) struct Flags {
     /// panic, with the scripts of `wirestate-testkit`
     #[arg(long, conflicts_with = "events")]
     shrink: bool,
+    /// Write a page in HTML that shows each event, state and deadline in time. A browser opens it
+    /// without a network
+    #[arg(long, conflicts_with_all = ["events", "shrink"])]
+    html: bool,
 }
 
 /// Replays a recording.
@@ -90,6 +98,16 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
         let test = with_machine(&recording, path, Shrinking(&recording)).map_err(failed)?;
         let test = test.map_err(|error| failed(error.to_string()))?;
         return output::write(test.as_bytes());
+    }
+    if flags.html {
+        let timeline = if recording.header().has_payloads {
+            with_machine(&recording, path, Drawing(&recording)).map_err(failed)?
+        } else {
+            page::without_replay(&recording)
+        };
+        let mut page = Vec::new();
+        timeline.write_html(&mut page).map_err(CommandError::Output)?;
+        return output::write(&page);
     }
     output::write(description(recording.header()).as_bytes())?;
     if flags.events {

@@ -15,7 +15,7 @@ pub(super) use self::state::PerSide;
 pub use self::{
     factory::RelayFactory,
     reason::ProxyReason,
-    recorded::replay,
+    recorded::{replay, replay_observed},
     side::{RelaySide, Side},
 };
 use self::{

@@ -4,7 +4,7 @@ use alloc::{boxed::Box, string::ToString, vec::Vec};
 
 use super::{ProxyReason, Relay, Side, State};
 use crate::{
-    Event, Instant, Machine as _, Reason as _,
+    Event, Instant, Machine as _, Reason as _, Status,
     record::{
         DifferenceKind, Recorder, Recording, Replay, Sides, Step, What, put_number, run,
         take_number,
@@ -131,8 +131,22 @@ impl Drop for Relay {
 /// Upstreams are not dialled: that an upstream was connected, or none could be, is a part of the
 /// recording.
 pub fn replay(relay: &mut Relay, recording: &Recording<'_>) -> Replay {
+    replay_observed(relay, recording, |_, _, _| ())
+}
+
+/// As [`replay`], and calls `observe` after each step that is the same, with the status of the
+/// relay and its deadline.
+pub fn replay_observed(
+    relay: &mut Relay,
+    recording: &Recording<'_>,
+    mut observe: impl FnMut(&Step<'_>, Status, Option<Instant>),
+) -> Replay {
     let (mut sides, mut refused) = (Sides::default(), None);
-    let run = run(recording, |step| play(relay, &mut sides, &mut refused, step));
+    let run = run(recording, |step| {
+        play(relay, &mut sides, &mut refused, step)?;
+        observe(step, relay.status(), relay.poll_timeout());
+        Ok(())
+    });
     let reason = if run.has_panicked() { None } else { relay.reason() };
     let reason = reason.map(|reason| match refused {
         // The reason of a refusal is not made again.
