@@ -21,7 +21,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     for_each_seed,
-    sim::{Act, Faults, Leftovers, Settings, World, act},
+    sim::{Act, Faults, Latency, Leftovers, Settings, World, act},
 };
 
 use crate::scene::{Scene, seconds};
@@ -97,7 +97,10 @@ fn no_other_error_is_retried() {
 /// Runs a load whose server is stopped for 2 s, after half a second. Returns the latencies of the
 /// messages.
 fn latencies_of_stalled_server(seed: u64, config: LoadConfig) -> Vec<Duration> {
-    let scene = Scene::with(World::new(seed), Config::default(), ServerHandle::default());
+    // A closed loop of 300 messages lasts for more than half a second.
+    let latency = Latency::PerConnection(millis(2)..=millis(5));
+    let world = World::with(seed, Settings { latency, ..Settings::default() });
+    let scene = Scene::with(world, Config::default(), ServerHandle::default());
     let client = scene.world.host("client");
     let latencies = Shared::new(Lock::new(Vec::new()));
     let (runtime, recorded) = (client.clone(), latencies.clone());
