@@ -7,8 +7,8 @@ use crate::{ConnectionError, Direction, Fault, machine::impl_reason, quantity::T
 /// Why an operation of [`Io`](super::Io) failed. The connection still works: the coroutine may
 /// write an error reply.
 ///
-/// It is a [`Reason`], so a coroutine that has no errors of its own returns it. Otherwise give your
-/// error a variant for it, with `#[from]`.
+/// It is a [`Reason`](crate::Reason), so a coroutine that has no errors of its own returns it.
+/// Otherwise give your error a variant for it, with `#[from]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
