@@ -107,10 +107,14 @@ fn disturb(tier: &mut Tier, random: &mut Random) {
 }
 
 /// Everything has recovered, and the source ends.
+///
+/// A subscriber sends nothing: it learns by a keepalive probe, after 60 s, that its edge has given
+/// up the connection ([`Faults::timed_out`]).
 fn settle(tier: &Tier) {
     tier.cluster.set_commit_delay(Duration::ZERO);
     tier.run_for(seconds(20));
     tier.finish();
+    tier.run_for(seconds(20));
 }
 
 /// One ingest: whatever fails between it and the subscribers, and however long the cluster is away,
