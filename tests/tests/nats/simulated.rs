@@ -174,6 +174,8 @@ fn numbered_messages_arrive_in_order_while_nodes_come_and_go() {
     for_each_seed(12, |seed| {
         let settings = Settings { buffer: 1 << (9 + seed % 6), ..Settings::default() };
         let world = World::with(seed, settings);
+        // The waits are below a second, so that nodes come and go while messages are published.
+        let pace = seed % 12;
         let cluster = Cluster::default();
         let hosts = ["n0", "n1", "n2"].map(|name| world.host(name));
         let mut handles = Vec::new();
@@ -192,7 +194,7 @@ fn numbered_messages_arrive_in_order_while_nodes_come_and_go() {
         let host = world.host("publisher");
         host.set_faults(Faults::harmless(seed * 10 + 9));
         let (publisher, publishing) = run(&host, Role::Publisher { confirmed: 0 }, seed);
-        world.run_for(Duration::from_millis(seed * 40)).unwrap();
+        world.run_for(Duration::from_millis(pace * 40)).unwrap();
 
         // Each node in turn dies, announces its end, or stops for longer than a PONG may take.
         for round in 0..6 {
@@ -206,7 +208,7 @@ fn numbered_messages_arrive_in_order_while_nodes_come_and_go() {
                 2 => cluster.lame_duck(NODES[node]),
                 _ => hosts[node].stop_for(Duration::from_secs(15)),
             }
-            world.run_for(Duration::from_millis(300 + seed * 50)).unwrap();
+            world.run_for(Duration::from_millis(300 + pace * 50)).unwrap();
         }
         world.run_until(&publishing).unwrap();
         // Who was away at the last number has missed it: core NATS keeps nothing.

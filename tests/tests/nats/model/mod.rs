@@ -151,6 +151,11 @@ impl Cluster {
         });
     }
 
+    /// Whether the node `address` has begun and not ended.
+    pub(crate) fn is_up(&self, address: &str) -> bool {
+        self.state.with(|state| state.jetstream.is_up(address))
+    }
+
     /// Does what is due `now`. Returns when something is due next.
     pub(crate) fn advance(&self, now: Instant) -> Instant {
         self.with(|state| state.now = state.now.max(now));

@@ -159,12 +159,17 @@ impl Tier {
         self.world.run_for(duration).unwrap();
     }
 
-    /// Ends a node: its connections are reset.
+    /// Ends a node: its connections are reset. On a stopped host, it ends when that is resumed.
     pub(crate) fn kill_node(&self, node: usize) {
         self.nodes[node].1.abort();
     }
 
+    /// Starts a node that was killed, after it has ended: waits for at most 10 s.
     pub(crate) fn start_node(&mut self, node: usize) {
+        let until = self.world.now() + seconds(10);
+        while self.cluster.is_up(NODES[node]) && self.world.now() < until {
+            self.run_for(Duration::from_millis(100));
+        }
         let (host, handle) = &mut self.nodes[node];
         *handle = self.cluster.start(host, NODES[node]);
     }
