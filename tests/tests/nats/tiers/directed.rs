@@ -216,6 +216,26 @@ fn epochs_stay_ascending_when_the_bucket_is_made_anew() {
     tier.world.clear();
 }
 
+/// The ingest gets the lease again in a new bucket. Its next epoch is above the one before, although
+/// the stream ends with a message that has none.
+#[test]
+fn epochs_stay_ascending_in_a_new_bucket_behind_a_message_of_somebody_else() {
+    let tier = tier(1, Settings::default());
+    for _ in 0..4 {
+        tier.source.cut(); // a new epoch each time
+        tier.run_for(seconds(2));
+    }
+    tier.cluster.delete_stream(BUCKET);
+    tier.run_for(seconds(8)); // it gets the lease, and the revisions are still below the epoch
+    tier.cluster.publish("feed", "", &Message::FOREIGN.text());
+    tier.run_for(seconds(5));
+    tier.finish();
+    tier.check(Promise::Contiguous);
+    let epochs = stored_epochs(&tier);
+    assert!(epochs.len() == 6 && epochs.is_sorted(), "{epochs:?}");
+    tier.world.clear();
+}
+
 #[test]
 fn a_stream_that_is_made_anew_or_has_lost_its_end_is_a_gap() {
     let tier = tier(1, Settings::default());

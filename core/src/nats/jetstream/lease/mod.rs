@@ -32,8 +32,11 @@ pub use self::{
 ///
 /// A lease alone excludes nobody: a holder that was stopped for a minute may go on until it looks
 /// at its clock. So each acquisition gives an *epoch*, the revision, for what the holder writes
-/// elsewhere: a later holder has a higher one ([`Publisher`](super::Publisher)). In a bucket that
-/// was made anew, revisions begin at 1; [`renew`](Self::renew) adds an offset then.
+/// elsewhere: a later holder has a higher one ([`Publisher`](super::Publisher)).
+///
+/// In a bucket that was made anew, revisions begin at 1. Then an offset is added: the epochs of one
+/// lease ascend, and [`renew`](Self::renew) exceeds an epoch that was found elsewhere. The first
+/// epoch of another process is only the revision: it may be one that the earlier bucket has given.
 ///
 /// The lease is wanted from the first connection on, also after it was lost, until
 /// [`release`](Self::release). Call [`pump`](Self::pump) in each turn of the driver, and take the
@@ -53,6 +56,8 @@ pub struct Lease {
     /// When the reply to the request is late.
     reply_due: Instant,
     held: Option<Held>,
+    /// The last epoch, which the next one exceeds; 0 before the first one.
+    epoch: u64,
     /// The epochs are the revisions plus this.
     offset: u64,
     /// A renewal that has to be written, and the epoch that it must exceed.
@@ -65,7 +70,6 @@ pub struct Lease {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
-    epoch: u64,
     revision: u64,
     /// When the server may remove the key.
     expires: Instant,
@@ -130,6 +134,7 @@ impl Lease {
             step: Step::Idle,
             reply_due: Instant::NEVER,
             held: None,
+            epoch: 0,
             offset: 0,
             requested: None,
             is_releasing: false,
@@ -159,7 +164,7 @@ impl Lease {
     /// The epoch, while the lease is held.
     pub fn epoch(&self, now: Instant) -> Option<u64> {
         let held = self.held.filter(|held| now < held.expires && !self.is_releasing);
-        held.map(|held| held.epoch)
+        held.map(|_| self.epoch)
     }
 
     /// Renews the lease now, for a new epoch that is higher than the present one and than `above`.
@@ -353,26 +358,21 @@ impl Lease {
             // The process was stopped meanwhile, and another one may have the key by now.
             return self.wait(Next::Read, now);
         }
-        if self.held.is_none() {
-            self.offset = 0;
-        }
-        let epoch = match (self.held, write.requested) {
-            (Some(held), None) => held.epoch,
-            (_, above) => {
-                let above = above.unwrap_or(0);
-                if revision.saturating_add(self.offset) <= above {
-                    self.offset = above;
-                }
-                revision.saturating_add(self.offset)
+        if self.held.is_none() || write.requested.is_some() {
+            let above = self.epoch.max(write.requested.unwrap_or(0));
+            if revision.saturating_add(self.offset) <= above {
+                self.offset = above;
             }
-        };
+            self.epoch = revision.saturating_add(self.offset);
+        }
+        let epoch = self.epoch;
         if self.held.is_none() && !self.is_releasing {
             self.events.push_back(LeaseEvent::Acquired { epoch });
         } else if write.requested.is_some() {
             self.events.push_back(LeaseEvent::Renewed { epoch });
         }
         self.taken_by = None;
-        self.held = Some(Held { epoch, revision, expires });
+        self.held = Some(Held { revision, expires });
         self.step = if self.is_releasing || self.requested.is_some() {
             Step::Write { expected: revision }
         } else {

@@ -272,6 +272,20 @@ fn a_lease_that_another_process_has_or_that_was_removed_is_lost() {
     }
 }
 
+/// A publisher may keep its epoch meanwhile: the next one must be higher.
+#[test]
+fn epochs_ascend_in_a_bucket_that_was_made_anew() {
+    let mut fixture = Fixture::held();
+    fixture.reconnect();
+    assert_eq!(fixture.read(&refusal(10_037)), [LeaseEvent::Lost(LeaseLost::Removed)]);
+    fixture.wait();
+    assert_eq!(fixture.read(&refusal(10_037)), []);
+    assert_eq!(fixture.ack(1), [LeaseEvent::Acquired { epoch: 6 }]);
+    fixture.lease.renew(0);
+    fixture.lease.pump(&mut fixture.wire.client, fixture.now);
+    assert_eq!(fixture.ack(2), [LeaseEvent::Renewed { epoch: 7 }]);
+}
+
 #[test]
 fn a_renewal_for_a_new_epoch_exceeds_what_it_must() {
     let mut fixture = Fixture::held();
