@@ -1,11 +1,11 @@
 //! What others see of an edge and of an ingest.
 
-use core::{mem, task::Context};
+use core::{mem, sync::atomic::Ordering::Relaxed, task::Context};
 
 use crate::{
     Instant,
     fanout::Feed,
-    shared::{Lock, Shared, WakerSet, WakerSlot},
+    shared::{AtomicU64, Lock, Shared, WakerSet, WakerSlot},
 };
 
 /// The counters of an [`Edge`](super::Edge).
@@ -97,6 +97,8 @@ struct IngestState {
     counters: IngestCounters,
     /// Whether the ingest has held the lease, and no other process has it since.
     is_active: bool,
+    /// How often it has become active.
+    activations: u64,
 }
 
 impl IngestHandle {
@@ -116,13 +118,18 @@ impl IngestHandle {
 
     /// Watches the lease.
     pub fn watch_lease(&self) -> LeaseWatch {
-        LeaseWatch { slot: self.lease.join(), state: self.state.clone() }
+        let seen = AtomicU64::new(0);
+        LeaseWatch { slot: self.lease.join(), state: self.state.clone(), seen }
     }
 
     pub(super) fn set(&self, counters: IngestCounters, is_active: bool) {
-        let state = IngestState { counters, is_active };
-        let before = self.state.with(|own| mem::replace(own, state));
-        if before.is_active != is_active {
+        let has_changed = self.state.with(|state| {
+            state.counters = counters;
+            let was_active = mem::replace(&mut state.is_active, is_active);
+            state.activations += u64::from(is_active && !was_active);
+            is_active != was_active
+        });
+        if has_changed {
             self.lease.wake_all();
         }
     }
@@ -136,6 +143,8 @@ impl IngestHandle {
 pub struct LeaseWatch {
     slot: WakerSlot,
     state: Shared<Lock<IngestState>>,
+    /// The activation that was seen last; 0 after [`poll`](Self::poll) has returned `false`.
+    seen: AtomicU64,
 }
 
 impl LeaseWatch {
@@ -144,8 +153,48 @@ impl LeaseWatch {
     ///
     /// An ingest whose lease has expired stays active until it learns of another holder. So the
     /// source is held, and nothing is lost, while the servers are away.
+    ///
+    /// What the source has sent on a connection of before may be older than what the other holder
+    /// has published. So this returns `false` once, and wakes `cx`, if the ingest was inactive
+    /// since the last call and is active again.
     pub fn poll(&self, cx: &Context<'_>) -> bool {
         self.slot.register(cx);
-        self.state.with(|state| state.is_active)
+        let state = self.state.with(|state| *state);
+        let seen = self.seen.load(Relaxed);
+        if state.is_active && seen != 0 && seen != state.activations {
+            self.seen.store(0, Relaxed);
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        self.seen.store(if state.is_active { state.activations } else { 0 }, Relaxed);
+        state.is_active
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fanout::Config, shared::WakeCount};
+
+    #[test]
+    fn a_watch_reports_that_the_ingest_was_inactive_even_if_it_is_active_again() {
+        let handle = IngestHandle::new(&Feed::new(Config::default()).unwrap());
+        let (count, waker) = WakeCount::new();
+        let (watch, cx) = (handle.watch_lease(), Context::from_waker(&waker));
+        let set = |is_active| handle.set(IngestCounters::default(), is_active);
+        let poll = || watch.poll(&cx);
+        set(false);
+        assert!(!poll());
+        set(true);
+        assert!(poll() && poll());
+        assert_eq!(count.get(), 1);
+        [false, true].into_iter().for_each(set);
+        assert!(!poll());
+        assert_eq!(count.get(), 3, "by the change, and for the next call");
+        assert!(poll());
+        [false, true, false].into_iter().for_each(set);
+        assert!(!poll());
+        [true, false, true].into_iter().for_each(set);
+        assert!(poll());
     }
 }

@@ -39,7 +39,8 @@ use crate::{
 /// One of several ingests publishes; the others wait ([`Lease`]).
 /// [`IngestHandle::watch_lease`] says when to connect to the source. When the lease is lost,
 /// nothing is published until it is acquired again. If another process has published meanwhile,
-/// the messages that were not acknowledged are dropped and counted, because they are older.
+/// the messages that were not acknowledged are dropped and counted, because they are older, and
+/// the source has to be connected to again ([`LeaseWatch`](super::LeaseWatch)).
 /// Otherwise the epoch goes on, so that nothing is lost if the servers are away for longer than
 /// the lease.
 ///
@@ -192,10 +193,6 @@ impl Ingest {
                     self.stage = Stage::Publishing;
                 } else {
                     info!(server, epoch, "acquired the lease: publishing");
-                    // Another process has held the lease meanwhile.
-                    if self.was_lost && !self.is_active {
-                        self.drop_outdated();
-                    }
                     self.begin_epoch(epoch, now);
                 }
             }
@@ -226,6 +223,10 @@ impl Ingest {
     }
 
     fn begin_epoch(&mut self, epoch: u64, now: Instant) {
+        // Another process has held the lease meanwhile.
+        if self.was_lost && !self.is_active {
+            self.drop_outdated();
+        }
         let from = self.publisher.position().max(self.reader.position());
         self.publisher.begin_epoch(epoch, from, now);
         self.stage = Stage::Publishing;
@@ -271,8 +272,9 @@ impl Ingest {
                         self.counters.rejected += 1;
                         self.acknowledge(self.publisher.position());
                     }
-                    // Another process has gone on with messages of its own.
-                    EpochEnd::HigherEpoch { .. } if self.was_lost => self.drop_outdated(),
+                    // Another process has gone on with messages of its own. What the connection to
+                    // the source still has may be older.
+                    EpochEnd::HigherEpoch { .. } if self.was_lost => self.is_active = false,
                     EpochEnd::HigherEpoch { .. }
                     | EpochEnd::Lost { .. }
                     | EpochEnd::Changed { .. }
@@ -401,9 +403,10 @@ impl Ingest {
         self.handle.set(self.counters, self.is_active);
     }
 
-    /// Whether all messages of the feed are acknowledged, or dropped.
-    fn is_empty(&self) -> bool {
-        self.reader.lag() == 0
+    /// Whether all messages of the feed are acknowledged, or dropped. One that is not active
+    /// publishes nothing any more, and may not wait for the lease.
+    fn has_finished(&self) -> bool {
+        !self.is_active || self.reader.lag() == 0
     }
 }
 
@@ -431,9 +434,7 @@ impl Session for Ingest {
         while self.advance(client, now) | self.offer(client, now, cx) {
             has_changed = true;
         }
-        // One that is not active publishes nothing any more, and may not wait for the lease.
-        let has_finished = !self.is_active || self.is_empty();
-        if self.is_draining && has_finished && self.stage != Stage::Released {
+        if self.is_draining && self.has_finished() && self.stage != Stage::Released {
             self.lease.release();
             has_changed |= self.advance(client, now);
         }
@@ -465,11 +466,7 @@ impl Session for Ingest {
     }
 
     fn is_done(&self) -> bool {
-        match self.stage {
-            Stage::Released => true,
-            Stage::Standby => !self.is_active || self.is_empty(),
-            Stage::Publishing | Stage::EndingEpoch | Stage::BetweenEpochs => self.is_empty(),
-        }
+        self.stage == Stage::Released || self.has_finished()
     }
 }
 

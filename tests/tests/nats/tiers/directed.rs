@@ -124,6 +124,31 @@ fn an_ingest_drops_what_is_older_than_the_messages_of_another_one() {
     tier.world.clear();
 }
 
+/// An ingest that was stopped gets the lease again before it has learned of another holder. What the
+/// source has sent it meanwhile is older than what that one has published: it dials the source
+/// again.
+#[test]
+fn an_ingest_that_finds_messages_of_another_one_leaves_its_connection_to_the_source() {
+    let mut settings = Settings { rate: 50, window: 8 * 1024, ..Settings::default() };
+    settings.world.buffer = 8 * 1024; // less than what the source sends meanwhile
+    let tier = tier(2, settings);
+    let old = tier.active().unwrap();
+    old.host.stop_for(seconds(27));
+    tier.run_for(seconds(15));
+    let new = tier.ingests.iter().find(|one| !std::ptr::eq(*one, old)).unwrap();
+    assert!(new.handle.counters().epoch.is_some());
+    new.host.stop_for(seconds(40));
+    tier.run_for(seconds(20));
+    assert!(old.handle.counters().epoch.is_some());
+    tier.run_for(seconds(25));
+    tier.finish();
+    tier.check(Promise::Ascending);
+    let firsts: Vec<Message> = bounds(&tier).iter().map(|(first, _)| *first).collect();
+    assert_eq!(firsts, [1, 2, 3].map(|connection| Message { connection, number: 0 }));
+    assert!(old.feed.counters().reader_skipped > 0);
+    tier.world.clear();
+}
+
 /// A standby takes the lease over at once, and everything of the drained ingest is in the stream.
 #[test]
 fn a_drained_ingest_publishes_everything_and_releases_its_lease() {
