@@ -28,10 +28,12 @@ use crate::{
 ///
 /// # Gaps
 ///
-/// A message follows the previous one if it has the next position of the same epoch
-/// ([`MessageId`]). Where neither of them has an id, it follows if it has the next sequence of the
-/// stream. Anything else is a gap: an epoch of the feed begins ([`Feed::begin_epoch`]), it is
-/// counted, and a line is logged.
+/// A message follows the previous one if it has the next sequence of the stream, and the next
+/// position of the same epoch ([`MessageId`]), or neither of them has an id. Anything else is a
+/// gap: an epoch of the feed begins ([`Feed::begin_epoch`]), it is counted, and a line is logged.
+///
+/// The epoch and the position alone do not suffice: a process may give an epoch again if the
+/// bucket of the lease was deleted ([`Lease`](crate::nats::jetstream::Lease)).
 ///
 /// # Backpressure
 ///
@@ -83,15 +85,16 @@ struct Last {
 }
 
 impl Last {
-    /// Whether a message with `id` follows, if the consumer has seen no gap.
+    /// Whether a message with `id` follows. `has_gap`: the consumer has seen a gap before it.
     fn precedes(self, id: Option<MessageId>, has_gap: bool) -> bool {
-        match (self.id, id) {
+        let continues = match (self.id, id) {
             (Some(last), Some(id)) => {
                 last.epoch == id.epoch && last.position.checked_add(1) == Some(id.position)
             }
-            (None, None) => !has_gap,
+            (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
-        }
+        };
+        continues && !has_gap
     }
 }
 

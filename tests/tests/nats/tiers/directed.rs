@@ -261,6 +261,34 @@ fn epochs_stay_ascending_in_a_new_bucket_behind_a_message_of_somebody_else() {
     tier.world.clear();
 }
 
+/// A new bucket may give an epoch again. An edge that has read to its end, and not what came behind
+/// it, sees the gap in the stream.
+#[test]
+fn an_epoch_that_is_given_again_does_not_hide_a_gap() {
+    let mut tier = Tier::new(7, Settings::default());
+    tier.source.end();
+    tier.ingest();
+    tier.run_for(seconds(2));
+    tier.ingests[0].kill();
+    tier.edge();
+    let publish = |epoch, number| {
+        let id = format!("Nats-Msg-Id: {epoch}-{number}\r\n");
+        tier.cluster.publish("feed", &id, &Message { connection: epoch, number }.text());
+    };
+    (0..5).for_each(|number| publish(1, number));
+    tier.run_for(seconds(2));
+    tier.edges[0].host.set_faults(Faults { reset: 1000, ..Faults::NONE });
+    tier.run_for(seconds(5));
+    publish(2, 0);
+    tier.cluster.purge(STREAM);
+    publish(1, 5);
+    tier.edges[0].host.set_faults(Faults::NONE);
+    tier.run_for(seconds(20));
+    let counters = tier.edges[0].handle.counters();
+    assert_eq!((counters.messages, counters.gaps), (6, 1), "{counters:?}");
+    tier.world.clear();
+}
+
 #[test]
 fn a_stream_that_is_made_anew_or_has_lost_its_end_is_a_gap() {
     let tier = tier(1, Settings::default());
