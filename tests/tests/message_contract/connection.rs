@@ -59,6 +59,8 @@ fn assert_replies_are_requests(transcript: &Transcript) {
         Some("finished") => {
             assert_eq!(replies, requests, "a request has no reply");
             assert_eq!((error, transcript.ending), (None, Some(Ending::Fin)));
+            let end = end_of_frames(&transcript.input, requests.len());
+            assert_eq!(end, transcript.input.len(), "the input ends within a frame");
         }
         Some("shut_down" | "idle_timeout" | "answered") => {
             assert_eq!((error, transcript.ending), (None, Some(Ending::Fin)));
@@ -71,7 +73,8 @@ fn assert_replies_are_requests(transcript: &Transcript) {
             assert_eq!((error, transcript.ending), (Some(expected), Some(Ending::Fin)));
         }
         Some("write_stalled") => assert_eq!(transcript.ending, Some(Ending::Rst)),
-        Some("reset" | "timed_out" | "unreachable" | "wrote_zero" | "system_error") | None => {}
+        Some("reset" | "timed_out" | "unreachable" | "wrote_zero" | "layer" | "system_error")
+        | None => {}
         Some(label) => panic!("{label}"),
     }
 }
@@ -87,6 +90,15 @@ fn well_formed(input: &[u8]) -> Vec<Message<'static>> {
         messages.push(message.into_owned());
     }
     messages
+}
+
+/// Where the first `count` frames of `input` end, which are valid. It does not use the decoder.
+fn end_of_frames(input: &[u8], count: usize) -> usize {
+    (0..count).fold(0, |start, _| {
+        let header = start + 2 + usize::from(u16::from_be_bytes([input[start], input[start + 1]]));
+        let json: serde_json::Value = serde_json::from_slice(&input[start + 2..header]).unwrap();
+        header + usize::try_from(json["content-length"].as_u64().unwrap()).unwrap()
+    })
 }
 
 fn with_noise(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
