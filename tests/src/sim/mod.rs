@@ -90,7 +90,7 @@ mod record;
 mod report;
 mod socket;
 mod swarm;
-mod timeline;
+pub(crate) mod timeline;
 mod trace;
 mod world;
 

@@ -12,6 +12,7 @@ use std::{
 use wirestate_timeline::{Event, Payload, Timeline};
 
 use super::{Excerpt, Side, Trace, TraceEvent, network::Network};
+use crate::seeds::is_quiet;
 
 impl Trace {
     /// The events as a [`Timeline`] with a lane for each end of each connection, titled `title`.
@@ -84,9 +85,11 @@ impl From<&TraceEvent> for Event {
 
 impl Network {
     /// Writes the page of the trace to the folder that the environment variable
-    /// `WIRESTATE_TIMELINE` names, if it is set, and prints the file's path to standard error.
+    /// `WIRESTATE_TIMELINE` names, if it is set, and prints the file's path to standard error. Not
+    /// for the attempts at a smaller world.
     pub(super) fn write_page(&self) {
-        let Some(folder) = env::var_os(FOLDER) else { return };
+        let folder = env::var_os(FOLDER).filter(|folder| !folder.is_empty() && !is_quiet());
+        let Some(folder) = folder else { return };
         match self.write_page_to(folder.as_ref()) {
             Ok(path) => eprintln!("the timeline is in {}", path.display()),
             Err(error) => eprintln!("{FOLDER}={}: {error}", folder.display()),
@@ -109,4 +112,4 @@ impl Network {
     }
 }
 
-const FOLDER: &str = "WIRESTATE_TIMELINE";
+pub(crate) const FOLDER: &str = "WIRESTATE_TIMELINE";

@@ -100,14 +100,18 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
         return output::write(test.as_bytes());
     }
     if flags.html {
-        let timeline = if recording.header().has_payloads {
+        let (timeline, difference) = if recording.header().has_payloads {
             with_machine(&recording, path, Drawing(&recording)).map_err(failed)?
         } else {
-            page::without_replay(&recording)
+            (page::without_replay(&recording), None)
         };
         let mut page = Vec::new();
         timeline.write_html(&mut page).map_err(CommandError::Output)?;
-        return output::write(&page);
+        output::write(&page)?;
+        return match difference {
+            None => Ok(()),
+            Some(difference) => Err(failed(format!("the replay differs {difference}"))),
+        };
     }
     output::write(description(recording.header()).as_bytes())?;
     if flags.events {

@@ -8,7 +8,7 @@ use std::{
 use wirestate_core::{
     Event as MachineEvent, Instant, Status,
     proxy::{self, RelayFactory},
-    record::{self, Ended, Recordable, Recording, Replay, Step, What},
+    record::{self, Difference, Ended, Recordable, Recording, Replay, Step, What},
 };
 use wirestate_timeline::{Event, Lane, Payload, Timeline};
 
@@ -21,21 +21,21 @@ pub(super) struct Drawing<'a>(pub(super) &'a Recording<'a>);
 type Observed = BTreeMap<usize, (&'static str, Option<Instant>)>;
 
 impl Use for Drawing<'_> {
-    type Output = Timeline;
+    type Output = (Timeline, Option<Difference>);
 
-    fn machine<M: Recordable>(self, make: impl Fn() -> M, _: &str, _: &str) -> Timeline {
+    fn machine<M: Recordable>(self, make: impl Fn() -> M, _: &str, _: &str) -> Self::Output {
         let (mut machine, mut observed) = (make(), Observed::new());
         let replay = record::replay_observed(&mut machine, self.0, observing(&mut observed));
         // After a panic, even its drop may panic.
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(machine)));
-        timeline(self.0, Some(&replay), &observed)
+        (timeline(self.0, Some(&replay), &observed), replay.difference)
     }
 
-    fn relay(self, relays: &RelayFactory) -> Timeline {
+    fn relay(self, relays: &RelayFactory) -> Self::Output {
         let mut relay = relays.relay(self.0.header().started_at);
         let mut observed = Observed::new();
         let result = proxy::replay_observed(&mut relay, self.0, observing(&mut observed));
-        timeline(self.0, Some(&result), &observed)
+        (timeline(self.0, Some(&result), &observed), result.difference)
     }
 }
 
