@@ -159,7 +159,8 @@ pub(crate) fn a_half_closed_direction_leaves_the_other_one_open(binary: &str) {
     stream.write_all(b"hello, hello").unwrap();
     stream.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, b"hello");
-    assert!(began.elapsed() >= Duration::from_millis(20));
+    // The proxy may have read its clock before the bytes arrived.
+    assert!(began.elapsed() >= Duration::from_millis(10));
     stream.write_all(b"hello?").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     eventually("the connection ends", || server.logged(" closed: finished id=1 ") == 1);

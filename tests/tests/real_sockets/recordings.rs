@@ -102,7 +102,7 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
         let page = text(&run(other, &["replay", "--html", path]).stdout);
         let ended = shown.lines().find_map(|line| line.strip_prefix("ended        ")).unwrap();
         let (label, _) = ended.split_once(':').unwrap_or(("", ""));
-        assert!(page.starts_with("<!") && page.contains("\"open\""), "{path}: {page}");
+        assert!(page.starts_with("<!"), "{path}: {page}");
         assert!(page.contains(&format!("\"{label}\"")), "{label}: {page}");
     }
     // A subscriber's bytes are in the recording of the upstream.
