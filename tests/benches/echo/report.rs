@@ -54,6 +54,7 @@ impl Costs for Plan {
     fn references(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
         let goal = match (workload, server) {
             (Workload::Lockstep, Server::Std) => Some(1.2),
+            (Workload::Lockstep, Server::TokioRecorded) => Some(1.1),
             (Workload::Lockstep, _) => Some(1.05),
             (Workload::Streaming, _) => Some(1.0),
             (Workload::Idle, _) => None,

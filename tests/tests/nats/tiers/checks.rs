@@ -17,8 +17,8 @@ pub(crate) enum Promise {
     Everything,
     /// Nothing comes twice or out of order, and nothing is missing within an epoch.
     Ascending,
-    /// Nothing is missing within an epoch. Messages may come twice: in two epochs. The bucket of the
-    /// lease may have been deleted.
+    /// Nothing is missing within an epoch. Messages may come twice: in two epochs. The bucket of
+    /// the lease may have been deleted.
     Contiguous,
 }
 
@@ -42,8 +42,8 @@ impl Tier {
         }
     }
 
-    /// Asserts that the epochs in the stream ascend. If the bucket of the lease was deleted, another
-    /// ingest learns of the last epoch only from the message before its own first one.
+    /// Asserts that the epochs in the stream ascend. If the bucket of the lease was deleted,
+    /// another ingest learns of the last epoch only from the message before its own first one.
     fn check_stored(&self, promise: Promise) {
         let stored = self.cluster.messages(STREAM);
         let epoch = |message: &StreamMessage| Some(MessageId::parse(message.id.as_ref()?)?.epoch);

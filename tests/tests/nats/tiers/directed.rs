@@ -124,8 +124,8 @@ fn an_ingest_drops_what_is_older_than_the_messages_of_another_one() {
     tier.world.clear();
 }
 
-/// An ingest that was stopped gets the lease again before it has learned of another holder. What the
-/// source has sent it meanwhile is older than what that one has published: it dials the source
+/// An ingest that was stopped gets the lease again before it has learned of another holder. What
+/// the source has sent it meanwhile is older than what that one has published: it dials the source
 /// again.
 #[test]
 fn an_ingest_that_finds_messages_of_another_one_leaves_its_connection_to_the_source() {
@@ -241,8 +241,8 @@ fn epochs_stay_ascending_when_the_bucket_is_made_anew() {
     tier.world.clear();
 }
 
-/// The ingest gets the lease again in a new bucket. Its next epoch is above the one before, although
-/// the stream ends with a message that has none.
+/// The ingest gets the lease again in a new bucket. Its next epoch is above the one before,
+/// although the stream ends with a message that has none.
 #[test]
 fn epochs_stay_ascending_in_a_new_bucket_behind_a_message_of_somebody_else() {
     let tier = tier(1, Settings::default());
