@@ -19,13 +19,13 @@
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
 //! let server = echo::Server::new(config)?;
-//! for end in [Op::Eof, Op::ShutDown, Op::Timeout] {
+//! for end in [Op::Eof, Op::Timeout] {
 //!     let mut machine = Checked::new(server.machine(Instant::EPOCH), limit);
-//!     let ops = [Op::Receive(b"hello".to_vec()), Op::Accept(5), end, Op::Timeout, Op::Finished];
+//!     let ops = [Op::Receive(b"hello".to_vec()), Op::Accept(5), end, Op::Finished, Op::Timeout];
 //!     let transcript = script::play_out(&mut machine, &ops);
 //!     sometimes!("a clean end", transcript.label == Some("finished"));
 //! }
-//! coverage.demand(["a clean end", "finished", "idle_timeout", "draining"]);
+//! coverage.demand(["a clean end", "finished", "idle_timeout", "closing"]);
 //!
 //! // All labels of a reason, from the code of the reason.
 //! assert_eq!(coverage.missing_reasons::<EchoReason>()[0], "shut_down");
