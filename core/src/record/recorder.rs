@@ -220,7 +220,7 @@ impl Recorder {
         self.call.is_some()
     }
 
-    /// Ends the recording. `reason` is that of the machine, if it has ended.
+    /// Ends the recording. `reason` is the machine's, if it has ended.
     pub fn end(&mut self, reason: Option<&impl Reason>) {
         if mem::replace(&mut self.has_ended, true) {
             return;

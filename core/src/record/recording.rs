@@ -115,7 +115,7 @@ pub enum ReadErrorKind {
     /// It ends too early.
     #[error("the recording is cut")]
     Cut,
-    /// There is no record of this form.
+    /// A record has an unknown kind or a wrong form.
     #[error("the record is wrong")]
     WrongRecord,
     /// A checksum does not match what precedes it.

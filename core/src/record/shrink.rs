@@ -118,7 +118,7 @@ fn expected(recording: &Recording<'_>, steps: usize, is_end: bool) -> Shows {
 }
 
 impl Shows {
-    /// Whether a script with this `outcome` shows it. `actual` is that of the whole script.
+    /// Whether a script with this `outcome` shows it. `actual` is the outcome of the whole script.
     fn is_shown_by(&self, outcome: &Outcome, actual: &Outcome) -> bool {
         match self {
             Self::Panic(message) => outcome.panic.as_ref() == Some(message),

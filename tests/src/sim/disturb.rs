@@ -95,7 +95,7 @@ impl Host {
         });
     }
 
-    /// Replaces the latency of segments from this host to `to`. `None`: that of the world's
+    /// Replaces the latency of segments from this host to `to`. `None`: the latency of the world's
     /// [settings](super::Settings::latency), the default.
     pub fn set_latency(&self, to: &Self, latency: Option<Latency>) {
         self.world.network(|network| {

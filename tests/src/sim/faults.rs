@@ -120,8 +120,8 @@ impl Default for Faults {
 /// The random numbers of one end of a connection, of a listener, or of the order of the tasks. They
 /// depend only on the seed and on whose they are.
 ///
-/// Each decision has a name, which is unique among the callers. If the size of a fault is decided,
-/// the name begins with that of the fault: `short_read`, `short_read_len`.
+/// Each decision has a name, which is unique among the callers. The name of a fault's size begins
+/// with the name of the fault: `short_read`, `short_read_len`.
 #[derive(Clone)]
 pub(super) struct Dice {
     rng: XorShiftRng,

@@ -83,7 +83,7 @@ pub(crate) fn ncat(command: &'static str) -> Program {
     })
 }
 
-/// socat, which relays each connection to `address`. `{}` stands for that of the upstream.
+/// socat, which relays each connection to `address`. `{}` stands for the upstream's address.
 pub(crate) fn socat(address: &'static str) -> Program {
     Program::on_sockets("socat", move |upstream| {
         let address = address.replace("{}", upstream);

@@ -58,7 +58,7 @@ impl Flags {
         )
     }
 
-    /// The messages. `epoch` is the time from Unix' epoch to that of the clock.
+    /// The messages. `epoch` is the time from Unix' epoch to the clock's epoch.
     pub(crate) fn config(&self, epoch: Duration) -> MessageSourceConfig {
         MessageSourceConfig::default()
             .with_size(self.size)
@@ -68,7 +68,7 @@ impl Flags {
     }
 }
 
-/// The field of a recording that has the time from Unix' epoch to that of the clock, in
+/// The field of a recording that has the time from Unix' epoch to the clock's epoch, in
 /// nanoseconds.
 pub(crate) const UNIX_EPOCH: &str = "unix-epoch";
 

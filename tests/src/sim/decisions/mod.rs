@@ -57,7 +57,7 @@ pub(crate) struct Decision {
     pub(crate) choice: Choice,
 }
 
-/// A choice that differs from that of the quiet world.
+/// A choice that the quiet world does not make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// The fault strikes, with the least effect.
@@ -159,7 +159,7 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Why a text is no list of [`Decisions`].
+/// An error in the text of [`Decisions`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct DecisionsError {

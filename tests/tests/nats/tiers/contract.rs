@@ -37,7 +37,7 @@ enum Step {
     Answer(Answer),
     /// The server delivers a message of the stream.
     Deliver(Answer),
-    /// Messages are published to the feed of the ingest, or read from that of the edge.
+    /// Messages are published to the ingest's feed, or read from the edge's feed.
     Feed(u8),
     BeginEpoch,
 }
