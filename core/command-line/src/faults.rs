@@ -28,7 +28,7 @@ pub(super) struct FaultFlags {
     faults: Option<PlanSource>,
     /// The seed of the faults: the same seed, plan and number of a connection give the same faults
     /// [default: a random one, which is logged]
-    #[arg(long, value_name = "N", env = "WIRESTATE_SEED", value_parser = values::number,
+    #[arg(long, value_name = "N", env = "WIRESTATE_FAULTS_SEED", value_parser = values::number,
           requires = "faults")]
     seed: Option<u64>,
 }
