@@ -1,6 +1,6 @@
 //! The commands `app-server` and `app-client`.
 
-use core::time::Duration;
+use core::{fmt::Write as _, time::Duration};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -87,22 +87,37 @@ impl ServerFlags {
             .with_one_shot(self.one_shot)
     }
 
-    /// The source code that makes the machine of a connection.
-    pub(super) fn machine_source(&self) -> String {
-        let one_shot = if self.one_shot { ".with_one_shot(true)" } else { "" };
-        let (config, limits) = (Config::default(), self.config().frame_limits);
-        let frame_limits = if limits == config.frame_limits {
-            String::new()
-        } else {
+    /// The source code that makes the machine of a connection, with the table as it is now.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub(super) fn machine_source(&self) -> Result<String, CommandError> {
+        let (config, default) = (self.config(), Config::default());
+        let mut settings = String::new();
+        if config.one_shot {
+            settings.push_str(".with_one_shot(true)");
+        }
+        if config.frame_limits != default.frame_limits {
             let (header, content) = (self.max_header, self.max_content);
-            format!(".with_frame_limits(message::FrameLimits::new({header}, {content}))")
+            let limits = format!("message::FrameLimits::new({header}, {content})");
+            let _ = write!(settings, ".with_frame_limits({limits})");
+        }
+        if config.max_memory != default.max_memory {
+            let _ = write!(settings, ".with_max_memory({})", config.max_memory);
+        }
+        let idle = self.idle_timeout.setting_source("with_idle_timeout", default.idle_timeout);
+        let table = match &self.table {
+            None => "Table::default()".to_owned(),
+            Some(path) => {
+                let json = read_json(path)?;
+                format!("Table::from_json(b\"{}\").unwrap()", json.escape_ascii())
+            }
         };
-        format!(
-            "message::Server::new(message::Config::default(){one_shot}{frame_limits}{}, \
+        Ok(format!(
+            "message::Server::new(message::Config::default(){settings}{idle}, \
              wirestate_command_line::search::service(\
-             wirestate_command_line::search::Table::default())).unwrap().machine(Instant::EPOCH)",
-            self.idle_timeout.setting_source("with_idle_timeout", config.idle_timeout),
-        )
+             wirestate_command_line::search::{table})).unwrap().machine(Instant::EPOCH)"
+        ))
     }
 
     /// The server of a replay, with the table as it is now.
@@ -158,9 +173,13 @@ impl ReloadFiles for TableFile {
 }
 
 fn read_table(path: &Path) -> Result<Table, CommandError> {
-    let json = fs::read(path).map_err(Box::from);
-    let table = json.and_then(|json| Table::from_json(&json).map_err(Box::from));
+    let table = Table::from_json(&read_json(path)?).map_err(Box::from);
     table.map_err(|error| CommandError::Table { path: path.to_owned(), error })
+}
+
+fn read_json(path: &Path) -> Result<Vec<u8>, CommandError> {
+    let json = fs::read(path).map_err(Box::from);
+    json.map_err(|error| CommandError::Table { path: path.to_owned(), error })
 }
 
 /// Sends one request, and shows the result

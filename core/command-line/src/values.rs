@@ -25,10 +25,18 @@ impl Timeout {
         match self.0 {
             limit if limit == default => String::new(),
             None => format!(".{setter}(None)"),
-            Some(limit) => {
-                format!(".{setter}(std::time::Duration::from_millis({}))", limit.as_millis())
-            }
+            Some(limit) => format!(".{setter}({})", time_source(limit)),
         }
+    }
+}
+
+/// The source code of a time.
+pub(super) fn time_source(time: Duration) -> String {
+    let nanos = time.as_nanos();
+    if nanos.is_multiple_of(1_000_000) {
+        format!("std::time::Duration::from_millis({})", nanos / 1_000_000)
+    } else {
+        format!("std::time::Duration::from_nanos({nanos})")
     }
 }
 

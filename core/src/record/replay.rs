@@ -113,14 +113,6 @@ pub enum DifferenceKind {
     Panicked(String),
 }
 
-impl DifferenceKind {
-    /// Whether the recording lacks something, so that the machine may be the same.
-    #[cfg(feature = "std")]
-    pub(super) fn is_of_recording(&self) -> bool {
-        matches!(self, Self::NoPayloads | Self::Missing(_) | Self::Unknown)
-    }
-}
-
 /// Replays `recording` to a machine that was made as the recorded one. Stops at the first
 /// difference.
 ///

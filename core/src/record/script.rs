@@ -1,4 +1,4 @@
-//! A recorded session as a script of the testkit, which other events of the machine may follow.
+//! A recorded session as a script of the testkit.
 
 use alloc::{collections::VecDeque, string::String, vec::Vec};
 use core::{
@@ -7,10 +7,9 @@ use core::{
     time::Duration,
 };
 
-use super::{Recording, What};
+use super::{Digest, Recording, ShrinkError, Step, What, replay::panic_of};
 use crate::{
-    ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Reason,
-    machine::MAX_SLICES,
+    ConnectionError, Direction, Event, Instant, Machine, Outbound, Reason, machine::MAX_SLICES,
 };
 
 /// An operation of a script. It means the same as the `Op` of the testkit with the same name.
@@ -21,7 +20,7 @@ pub(super) enum Op {
     Eof,
     Error(Direction, ConnectionError),
     Accept(usize),
-    Buffer(usize),
+    Unacknowledged(usize),
     Finished,
     Advance(Duration),
     Timeout,
@@ -45,8 +44,7 @@ impl fmt::Display for Op {
             }
             Self::Accept(usize::MAX) => f.write_str("Op::Accept(usize::MAX)"),
             Self::Accept(n) => write!(f, "Op::Accept({n})"),
-            Self::Buffer(usize::MAX) => f.write_str("Op::Buffer(usize::MAX)"),
-            Self::Buffer(n) => write!(f, "Op::Buffer({n})"),
+            Self::Unacknowledged(n) => write!(f, "Op::Unacknowledged({n})"),
             Self::Finished => f.write_str("Op::Finished"),
             Self::Advance(time) if time.subsec_nanos() == 0 => {
                 write!(f, "Op::Advance(Duration::from_secs({}))", time.as_secs())
@@ -61,87 +59,123 @@ impl fmt::Display for Op {
     }
 }
 
-/// The script of the first `steps` steps of `recording`, without what came from outside. `None` if
-/// it has no payloads, or events that a script has not.
-pub(super) fn script(recording: &Recording<'_>, steps: usize) -> Option<Vec<Op>> {
-    let last = recording.steps().take(steps).filter_map(|step| match step.what {
-        What::Event(Event::Timeout { unacknowledged }) => Some(unacknowledged),
-        What::Start
-        | What::Received { .. }
-        | What::Sent { .. }
-        | What::Finished { .. }
-        | What::Event(_)
-        | What::Shared
-        | What::Note(_) => None,
-    });
-    // A peer that has not acknowledged the output in the end is one that acknowledges nothing.
-    let is_acknowledged = last.last().is_none_or(|unacknowledged| unacknowledged == 0);
-    let (mut ops, mut now) = (Vec::new(), recording.header().started_at);
-    for step in recording.steps().take(steps) {
-        if step.side != 0 {
-            return None;
-        }
-        if step.at > now {
-            ops.push(Op::Advance(step.at.since(now)));
-            now = step.at;
-        }
-        match step.what {
-            What::Start | What::Shared => {}
-            What::Received { bytes, .. } => ops.push(Op::Receive(bytes?.to_vec())),
-            What::Sent { len, .. } if is_acknowledged => ops.push(Op::Accept(len)),
-            What::Sent { len, .. } => ops.push(Op::Buffer(len)),
-            What::Finished { .. } => ops.push(Op::Finished),
-            What::Event(Event::Eof) => ops.push(Op::Eof),
-            What::Event(Event::Error(direction, error)) => ops.push(Op::Error(direction, error)),
-            What::Event(Event::Timeout { .. }) => ops.push(Op::SpuriousTimeout),
-            What::Event(Event::ShutDown) => ops.push(Op::ShutDown),
-            What::Event(Event::Read(_) | Event::Written(_) | Event::Finished | Event::Release)
-            | What::Note(_) => return None,
-        }
-    }
-    Some(ops)
+/// Translates the steps of a recording to ops, without what came from outside.
+///
+/// Played to the recorded machine, the ops of each step lead to the step's event at its time: the
+/// machine wants to read what it has read, and offers what it has sent.
+#[derive(Debug)]
+pub(super) struct Translation {
+    now: Instant,
+    /// What the player counts.
+    unacknowledged: usize,
 }
 
-/// What a script leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Outcome {
+impl Translation {
+    pub(super) fn new(recording: &Recording<'_>) -> Self {
+        Self { now: recording.header().started_at, unacknowledged: 0 }
+    }
+
+    /// Appends the ops of the next step.
+    ///
+    /// # Errors
+    /// A script cannot say what happened.
+    pub(super) fn add(&mut self, step: &Step<'_>, ops: &mut Vec<Op>) -> Result<(), ShrinkError> {
+        if step.side != 0 {
+            return Err(ShrinkError::TwoSides);
+        }
+        if step.at > self.now {
+            ops.push(Op::Advance(step.at.since(self.now)));
+            self.now = step.at;
+        }
+        let op = match step.what {
+            // The player polls shared state after each op.
+            What::Start | What::Shared => return Ok(()),
+            What::Received { bytes, .. } => {
+                Op::Receive(bytes.ok_or(ShrinkError::NoPayloads)?.to_vec())
+            }
+            What::Sent { len, .. } => {
+                self.unacknowledged = 0;
+                Op::Accept(len)
+            }
+            What::Finished { .. } => Op::Finished,
+            What::Event(Event::Eof) => Op::Eof,
+            What::Event(Event::Error(direction, error)) => Op::Error(direction, error),
+            What::Event(Event::Timeout { unacknowledged }) => {
+                if unacknowledged != self.unacknowledged {
+                    ops.push(Op::Unacknowledged(unacknowledged));
+                    self.unacknowledged = unacknowledged;
+                }
+                Op::SpuriousTimeout
+            }
+            What::Event(Event::ShutDown) => Op::ShutDown,
+            What::Event(Event::Read(_) | Event::Written(_) | Event::Finished | Event::Release)
+            | What::Note(_) => return Err(ShrinkError::TwoSides),
+        };
+        ops.push(op);
+        Ok(())
+    }
+}
+
+/// What a machine has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
     pub(super) input: usize,
-    pub(super) output: Vec<u8>,
+    pub(super) output: u64,
+    /// The lower half of the digest of the output.
+    pub(super) digest: u32,
     /// Whether it has sent a FIN (false) or an RST (true).
     pub(super) ending: Option<bool>,
-    pub(super) label: Option<&'static str>,
-    pub(super) interest: Interest,
-    pub(super) panic: Option<String>,
+    /// Whether it has ended, and the label of its reason. `None`: not known.
+    pub(super) end: Option<(bool, Option<String>)>,
 }
 
-/// Plays `ops` to `machine`.
-pub(super) fn play<M: Machine>(machine: M, ops: &[Op]) -> Outcome {
-    let mut player = Player {
-        machine,
+impl Facts {
+    /// Adds what the recorded machine has done in a step.
+    pub(super) fn add(&mut self, what: What<'_>) {
+        match what {
+            What::Received { len, .. } => self.input += len,
+            What::Sent { len, digest } => {
+                self.output += len as u64;
+                self.digest = digest;
+            }
+            What::Finished { is_reset } => self.ending = Some(is_reset),
+            What::Start | What::Event(_) | What::Shared | What::Note(_) => {}
+        }
+    }
+}
+
+/// Plays `ops` to `machine`. An error is the message of its panic.
+pub(super) fn play<M: Machine>(machine: M, ops: &[Op]) -> Result<Facts, String> {
+    with_player(machine, |player| {
+        player.play(ops)?;
+        player.facts(true)
+    })
+}
+
+/// Calls `f` with a player of `machine`.
+pub(super) fn with_player<M: Machine, T>(
+    mut machine: M,
+    f: impl FnOnce(&mut Player<'_, M>) -> T,
+) -> T {
+    let result = f(&mut Player {
+        machine: &mut machine,
         now: Instant::EPOCH,
         arrived: VecDeque::new(),
         write_error: None,
         unacknowledged: 0,
         input: 0,
         output: Vec::new(),
+        digest: Digest::default(),
         ending: None,
-    };
-    let panic = super::replay::panic_of(|| ops.iter().for_each(|op| player.play(op)));
-    let (interest, label) = match panic {
-        None => {
-            let reason = player.machine.reason();
-            (player.machine.interest(), reason.map(|reason| reason.label()))
-        }
-        Some(_) => (Interest::DONE, None),
-    };
-    let Player { machine, input, output, ending, .. } = player;
+    });
     // After a panic, even its drop may panic.
-    super::replay::panic_of(|| drop(machine));
-    Outcome { input, output, ending, label, interest, panic }
+    panic_of(|| drop(machine));
+    result
 }
 
-struct Player<M> {
-    machine: M,
+/// Plays ops to a machine, as the player of the testkit does.
+pub(super) struct Player<'a, M> {
+    machine: &'a mut M,
     now: Instant,
     /// Input that has arrived and was not read yet.
     arrived: VecDeque<Arrived>,
@@ -149,6 +183,7 @@ struct Player<M> {
     unacknowledged: usize,
     input: usize,
     output: Vec<u8>,
+    digest: Digest,
     ending: Option<bool>,
 }
 
@@ -158,8 +193,35 @@ enum Arrived {
     End(Option<ConnectionError>),
 }
 
-impl<M: Machine> Player<M> {
-    fn play(&mut self, op: &Op) {
+impl<M: Machine> Player<'_, M> {
+    /// Plays `ops`. An error is the message of a panic.
+    pub(super) fn play(&mut self, ops: &[Op]) -> Result<(), String> {
+        panic_of(|| ops.iter().for_each(|op| self.play_op(op))).map_or(Ok(()), Err)
+    }
+
+    /// What the machine has done. With `end`, also whether it has ended. An error is the message of
+    /// a panic.
+    pub(super) fn facts(&self, end: bool) -> Result<Facts, String> {
+        let mut facts = Facts {
+            input: self.input,
+            output: self.digest.len(),
+            digest: self.digest.short(),
+            ending: self.ending,
+            end: None,
+        };
+        let panic = panic_of(|| {
+            let label = || self.machine.reason().map(|reason| reason.label().into());
+            facts.end = end.then(|| (self.machine.interest().is_done(), label()));
+        });
+        panic.map_or(Ok(facts), Err)
+    }
+
+    /// The bytes that the machine has sent.
+    pub(super) fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    fn play_op(&mut self, op: &Op) {
         match op {
             Op::Receive(bytes) if bytes.is_empty() => {}
             Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(bytes.clone())),
@@ -182,7 +244,7 @@ impl<M: Machine> Player<M> {
                 self.accept(*n);
                 self.unacknowledged = 0;
             }
-            Op::Buffer(n) => self.unacknowledged += self.accept(*n),
+            Op::Unacknowledged(n) => self.unacknowledged = *n,
             Op::Finished => match self.machine.interest().write {
                 Outbound::Idle | Outbound::Flush | Outbound::Finished => {}
                 wanted @ (Outbound::Finish | Outbound::Reset) => {
@@ -207,29 +269,27 @@ impl<M: Machine> Player<M> {
 
     fn time_out(&mut self) {
         let state = |machine: &M| (machine.interest(), machine.status());
-        let before = state(&self.machine);
+        let before = state(self.machine);
         for _ in 0..=MAX_OBSERVATIONS {
             let Some(deadline) = self.machine.poll_timeout() else { break };
             self.now = self.now.max(deadline);
             self.handle(Event::Timeout { unacknowledged: self.unacknowledged });
-            if state(&self.machine) != before {
+            if state(self.machine) != before {
                 break;
             }
         }
     }
 
-    /// Returns how many bytes were accepted.
-    fn accept(&mut self, n: usize) -> usize {
+    fn accept(&mut self, n: usize) {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
-            return 0;
+            return;
         }
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.machine.write_bufs(&mut bufs);
         let before = self.output.len();
         self.output.extend(bufs[..count].iter().copied().flatten().take(n));
-        let accepted = self.output.len() - before;
-        self.handle(Event::Written(accepted));
-        accepted
+        self.digest.write(&self.output[before..]);
+        self.handle(Event::Written(self.output.len() - before));
     }
 
     fn poll_shared(&mut self) {
@@ -239,6 +299,7 @@ impl<M: Machine> Player<M> {
                 return;
             }
         }
+        panic!("poll_shared has returned true {MAX_POLLS} times in a row");
     }
 
     fn read(&mut self) {

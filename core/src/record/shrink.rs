@@ -1,4 +1,4 @@
-//! The smallest test that shows what a recording shows.
+//! A test that shows what a recording shows.
 
 use alloc::{
     format,
@@ -8,9 +8,10 @@ use alloc::{
 use core::fmt::Write as _;
 
 use super::{
-    Difference, DifferenceKind, Digest, Recordable, Recording, What, replay,
-    script::{self, Op, Outcome},
+    Difference, DifferenceKind, Ended, Recording, Replay, Stop,
+    script::{self, Facts, Op, Translation},
 };
+use crate::Machine;
 
 /// A test that shows the end of a recorded session, or where its replay differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,108 +27,169 @@ enum Shows {
     Panic(String),
     /// The machine ends: with an RST (true), with a FIN (false), or without either.
     End { label: String, ending: Option<bool> },
-    /// The machine has read and sent something else than the recorded one.
-    Difference { input: usize, output: u64, digest: u32, label: Option<String> },
+    /// The recorded machine has done something else.
+    Difference {
+        /// What the recorded machine has done. `None`: it has panicked.
+        recorded: Option<Facts>,
+        /// What the machine does, or the message of its panic.
+        actual: Result<Facts, String>,
+        /// The output of the machine.
+        output: Vec<u8>,
+    },
 }
 
 /// Why a recording has no test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShrinkError {
-    /// It has no payloads, or is of a machine that shares state with others.
-    #[error("the session is no script of one machine with all its input")]
-    NoScript,
+    /// It has no payloads.
+    #[error("the recording has no payloads, so a test would have no input")]
+    NoPayloads,
+    /// It is of a relay.
+    #[error("the session is of a proxy, which has two sides, and a script has one")]
+    TwoSides,
+    /// The session depends on what comes from outside the machine.
+    #[error(
+        "the session depends on other machines or on a service (messages and capacity of a feed, \
+         replies that came later), and a script has only what happens to one machine"
+    )]
+    Outside,
+    /// The recording is cut, and there is no difference up to there.
+    #[error(
+        "the recording is cut or has a mistake before the machine has ended, and the replay is the \
+         same up to there, so there is nothing to show"
+    )]
+    Cut,
+    /// The recording has stopped, and there is no difference up to there.
+    #[error(
+        "the recording has stopped before the machine has ended ({0}), and the replay is the same \
+         up to there, so there is nothing to show"
+    )]
+    Stopped(Stop),
     /// The machine has not ended.
-    #[error("the recording is the same and the machine has not ended, so there is nothing to show")]
+    #[error("the replay is the same and the machine has not ended, so there is nothing to show")]
     NothingToShow,
-    /// The script does not lead to the same end.
-    #[error("a script does not lead to the same end")]
+    /// A script of the session does not show the same.
+    #[error("a script of the session does not show the same")]
     NotReproduced,
 }
 
-/// Finds the smallest script for the testkit that shows the same as `recording`, for the machine
-/// that `machine` makes: a panic, or else a difference of the replay, or else the end.
+/// Makes a test for the testkit that shows what the `replay` of `recording` shows: a panic, or else
+/// a difference, or else the end. `machine` makes the machine of the test, at
+/// [`Instant::EPOCH`](crate::Instant::EPOCH).
 ///
-/// It plays at most 20,000 scripts with at most 10 million ops together.
+/// The test of an end passes with that machine, and the test of a panic fails. Both are the smallest
+/// ones that were found: it plays at most 20,000 scripts with at most 10 million ops together.
 ///
-/// For a difference, it leaves out what is without effect. For an end or a panic, it also shortens
-/// the input.
+/// The test of a difference passes with the machine that was recorded, and fails with that of
+/// `machine`. Only the recording knows what the recorded machine does, so the test has all that
+/// happened up to the difference.
 ///
 /// # Errors
-/// There is no such script.
-pub fn shrink<M: Recordable>(
-    machine: impl Fn() -> M,
+/// There is no such test.
+pub fn shrink<M: Machine>(
     recording: &Recording<'_>,
+    replay: Replay,
+    machine: impl Fn() -> M,
 ) -> Result<ShrunkTest, ShrinkError> {
-    let replayed = replay(&mut machine(), recording);
-    let all = recording.steps().count();
-    let (steps, shows) = match (replayed.difference, replayed.panic) {
-        (None, Some(message))
-        | (Some(Difference { kind: DifferenceKind::Panicked(message), .. }), _) => {
-            (all, Shows::Panic(message))
-        }
-        (None, None) => {
-            let (label, _) = replayed.reason.ok_or(ShrinkError::NothingToShow)?;
-            (all, Shows::End { label, ending: None })
-        }
-        (Some(Difference { kind, .. }), _) if kind.is_of_recording() => {
-            return Err(ShrinkError::NoScript);
-        }
-        (Some(difference), _) => {
-            let is_end = matches!(difference.kind, DifferenceKind::End { .. });
-            let until = |offset| recording.steps().take_while(move |step| step.offset <= offset);
-            let steps = if is_end { all } else { until(difference.offset).count() };
-            (steps, expected(recording, steps, is_end))
-        }
+    let panic = match replay.difference {
+        None => replay.panic,
+        Some(Difference { kind: DifferenceKind::Panicked(message), .. }) => Some(message),
+        Some(difference) => return test_of_difference(recording, &difference, machine()),
     };
-    let ops = script::script(recording, steps).ok_or(ShrinkError::NoScript)?;
-    let actual = script::play(machine(), &ops);
-    let shows = match shows {
-        Shows::End { label, .. } => Shows::End { label, ending: actual.ending },
-        Shows::Panic(_) | Shows::Difference { .. } => shows,
+    let (mut translation, mut ops) = (Translation::new(recording), Vec::new());
+    for step in recording.steps() {
+        translation.add(&step, &mut ops)?;
+    }
+    let played = script::play(machine(), &ops);
+    let shows = match (panic, replay.reason) {
+        (Some(message), _) => Shows::Panic(message),
+        (None, Some((label, _))) => {
+            Shows::End { label, ending: played.as_ref().ok().and_then(|facts| facts.ending) }
+        }
+        (None, None) => return Err(without_end(recording)),
     };
+    if !shows.is_shown_by(&played) {
+        return Err(not_reproduced(recording));
+    }
     let mut shrinking = Shrinking {
-        shows: |ops: &[Op]| shows.is_shown_by(&script::play(machine(), ops), &actual),
+        shows: |ops: &[Op]| shows.is_shown_by(&script::play(machine(), ops)),
         plays: MAX_PLAYS,
         ops: MAX_OPS,
     };
-    if !(shrinking.shows)(&ops) {
-        return Err(ShrinkError::NotReproduced);
-    }
-    let shortens = !matches!(shows, Shows::Difference { .. });
-    let ops = shrinking.shrink(ops, shortens);
+    let ops = shrinking.shrink(ops);
     Ok(ShrunkTest { ops, shows })
 }
 
-/// What the recorded machine had read and sent after `steps` steps.
-fn expected(recording: &Recording<'_>, steps: usize, is_end: bool) -> Shows {
-    let (mut input, mut output, mut digest) = (0, 0, Digest::default().short());
-    for step in recording.steps().take(steps) {
-        match step.what {
-            What::Received { len, .. } => input += len,
-            What::Sent { len, digest: after } => {
-                output += len as u64;
-                digest = after;
-            }
-            What::Start | What::Finished { .. } | What::Event(_) | What::Shared | What::Note(_) => {
-            }
-        }
+/// Why there is nothing to show although the replay is the same.
+fn without_end(recording: &Recording<'_>) -> ShrinkError {
+    match (recording.stop(), recording.end()) {
+        (Some(stop), _) => ShrinkError::Stopped(stop),
+        (None, None) => ShrinkError::Cut,
+        (None, Some(_)) => ShrinkError::NothingToShow,
     }
-    let label = recording.end().filter(|_| is_end).map(|end| end.label.to_string());
-    Shows::Difference { input, output, digest, label }
+}
+
+fn not_reproduced(recording: &Recording<'_>) -> ShrinkError {
+    let has_outside = recording.steps().any(|step| !step.outside.is_empty());
+    if has_outside { ShrinkError::Outside } else { ShrinkError::NotReproduced }
+}
+
+/// Plays the steps to `machine`, until it differs from the recorded one in what a test can see.
+fn test_of_difference<M: Machine>(
+    recording: &Recording<'_>,
+    difference: &Difference,
+    machine: M,
+) -> Result<ShrunkTest, ShrinkError> {
+    let end = recording.end().filter(|_| recording.stop().is_none()).map(|end| match end.ended {
+        Ended::Reason(_) => Some((true, Some(end.label.to_string()))),
+        Ended::Dropped | Ended::Panicked => None,
+    });
+    let has_panicked = recording.end().is_some_and(|end| end.ended == Ended::Panicked);
+    let last = recording.steps().count() - 1;
+    let (mut translation, mut recorded) = (Translation::new(recording), Facts::default());
+    let mut ops = Vec::new();
+    script::with_player(machine, |player| {
+        for (index, step) in recording.steps().enumerate() {
+            let begin = ops.len();
+            translation.add(&step, &mut ops)?;
+            if !step.outside.is_empty() {
+                return Err(ShrinkError::Outside);
+            }
+            recorded.add(step.what);
+            if index == last {
+                recorded.end = end.clone().flatten();
+            }
+            let played = player.play(&ops[begin..]);
+            let actual = played.and_then(|()| player.facts(recorded.end.is_some()));
+            let panics_here = index == last && has_panicked;
+            let is_same =
+                if panics_here { actual.is_err() } else { actual.as_ref() == Ok(&recorded) };
+            if is_same {
+                continue;
+            }
+            // The script is not what was recorded if it differs before.
+            if step.offset < difference.offset {
+                break;
+            }
+            let recorded = (!panics_here).then_some(recorded);
+            let shows = Shows::Difference { recorded, actual, output: player.output().to_vec() };
+            return Ok(ShrunkTest { ops, shows });
+        }
+        Err(ShrinkError::NotReproduced)
+    })
 }
 
 impl Shows {
-    /// Whether a script with this `outcome` shows it. `actual` is the outcome of the whole script.
-    fn is_shown_by(&self, outcome: &Outcome, actual: &Outcome) -> bool {
-        match self {
-            Self::Panic(message) => outcome.panic.as_ref() == Some(message),
-            Self::End { label, ending } => {
-                outcome.label == Some(&**label)
-                    && outcome.ending == *ending
-                    && outcome.interest.is_done()
+    /// Whether a script that was `played` shows it.
+    fn is_shown_by(&self, played: &Result<Facts, String>) -> bool {
+        match (self, played) {
+            (Self::Panic(message), Err(panic)) => panic == message,
+            (Self::End { label, ending }, Ok(facts)) => {
+                let end = facts.end.as_ref().map(|(is_done, label)| (*is_done, label.as_deref()));
+                facts.ending == *ending && end == Some((true, Some(label)))
             }
-            Self::Difference { .. } => outcome == actual,
+            (Self::Panic(_) | Self::End { .. } | Self::Difference { .. }, _) => false,
         }
     }
 }
@@ -141,7 +203,7 @@ struct Shrinking<F> {
 }
 
 impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
-    fn shrink(&mut self, mut ops: Vec<Op>, shortens: bool) -> Vec<Op> {
+    fn shrink(&mut self, mut ops: Vec<Op>) -> Vec<Op> {
         loop {
             let before = ops.clone();
             self.join(&mut ops);
@@ -150,9 +212,7 @@ impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
                 for simpler in simpler(&ops[index]) {
                     self.try_instead(&mut ops, index, simpler);
                 }
-                if shortens {
-                    self.shorten(&mut ops, index);
-                }
+                self.shorten(&mut ops, index);
             }
             if ops == before {
                 return ops;
@@ -220,7 +280,7 @@ impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
             Op::Eof
             | Op::Error(..)
             | Op::Accept(_)
-            | Op::Buffer(_)
+            | Op::Unacknowledged(_)
             | Op::Finished
             | Op::Advance(_)
             | Op::Timeout
@@ -251,10 +311,7 @@ fn simpler(op: &Op) -> Vec<Op> {
     match op {
         Op::SpuriousTimeout => alloc::vec![Op::Timeout],
         Op::Accept(n) if *n != usize::MAX => alloc::vec![Op::Accept(usize::MAX)],
-        Op::Buffer(n) => {
-            let all = (*n != usize::MAX).then_some(Op::Buffer(usize::MAX));
-            all.into_iter().chain([Op::Accept(usize::MAX)]).collect()
-        }
+        Op::Unacknowledged(n) if *n != 1 => alloc::vec![Op::Unacknowledged(1)],
         Op::Advance(time) if time.subsec_nanos() > 0 => {
             let seconds = core::time::Duration::from_secs(time.as_secs() + 1);
             alloc::vec![Op::Advance(seconds)]
@@ -263,6 +320,7 @@ fn simpler(op: &Op) -> Vec<Op> {
         | Op::Eof
         | Op::Error(..)
         | Op::Accept(_)
+        | Op::Unacknowledged(_)
         | Op::Finished
         | Op::Advance(_)
         | Op::Timeout
@@ -275,19 +333,19 @@ impl ShrunkTest {
     /// needs, and `machine` is the expression that makes the machine at `Instant::EPOCH`.
     pub fn source(&self, imports: &[&str], machine: &str) -> String {
         let has = |is: fn(&Op) -> bool| self.ops.iter().any(is);
+        let assertions = self.shows.assertions();
         let mut core: Vec<&str> = imports.to_vec();
         core.push("Instant");
         if has(|op| matches!(op, Op::Error(..))) {
             core.extend(["ConnectionError", "Direction"]);
         }
-        let is_difference = matches!(self.shows, Shows::Difference { .. });
-        if is_difference {
+        if assertions.contains("Digest::") {
             core.push("record::Digest");
         }
         // As rustfmt does: types first.
         core.sort_by_key(|item| (item.starts_with(char::is_lowercase), *item));
         let mut testkit = alloc::vec!["self", "Op"];
-        if matches!(self.shows, Shows::End { ending: Some(_), .. }) {
+        if assertions.contains("Ending::") {
             testkit.insert(1, "Ending");
         }
         let mut source = String::new();
@@ -296,12 +354,15 @@ impl ShrunkTest {
         }
         let _ = writeln!(source, "use wirestate_core::{{{}}};", core.join(", "));
         let _ = writeln!(source, "use wirestate_testkit::script::{{{}}};\n", testkit.join(", "));
-        let name = match &self.shows {
-            Shows::Panic(_) => "a_session_does_not_panic".to_string(),
-            Shows::End { label, .. } => format!("a_session_ends_with_{label}"),
-            Shows::Difference { .. } => "a_session_is_as_it_was_recorded".to_string(),
+        let (attribute, name) = match &self.shows {
+            Shows::Panic(_) => ("", "a_session_does_not_panic".to_string()),
+            Shows::End { label, .. } => ("", format!("a_session_ends_with_{label}")),
+            Shows::Difference { recorded: None, .. } => {
+                ("#[should_panic]\n", "a_session_panics_as_it_was_recorded".to_string())
+            }
+            Shows::Difference { .. } => ("", "a_session_is_as_it_was_recorded".to_string()),
         };
-        let _ = writeln!(source, "#[test]\nfn {name}() {{");
+        let _ = writeln!(source, "#[test]\n{attribute}fn {name}() {{");
         let _ = writeln!(source, "    let mut machine = {machine};");
         let ops: Vec<_> = self.ops.iter().map(ToString::to_string).collect();
         let ops = match format!("    let ops = [{}];\n", ops.join(", ")) {
@@ -310,41 +371,34 @@ impl ShrunkTest {
             _ => format!("    let ops = [\n        {},\n    ];\n", ops.join(",\n        ")),
         };
         source.push_str(&ops);
-        source.push_str(&self.shows.assertions());
+        source.push_str(&assertions);
         source.push_str("}\n");
         source
     }
 }
 
 impl Shows {
+    /// The statements of the test after its ops.
     fn assertions(&self) -> String {
         let play = "script::play(&mut machine, &ops)";
+        let transcript = format!("    let transcript = {play};\n");
         match self {
             Self::Panic(message) => {
-                let message = message.lines().next().unwrap_or_default();
-                format!("    // It has panicked: {message}\n    {play};\n")
+                format!("    // It has panicked: {}\n    {play};\n", first_line(message))
             }
-            Self::End { label, ending } => {
-                let ending = match ending {
-                    None => "None",
-                    Some(false) => "Some(Ending::Fin)",
-                    Some(true) => "Some(Ending::Rst)",
-                };
-                format!(
-                    "    let transcript = {play};\n    \
-                     assert_eq!((transcript.label, transcript.ending), (Some({label:?}), \
-                     {ending}));\n"
-                )
+            Self::End { label, ending } => format!(
+                "{transcript}    assert_eq!((transcript.label, transcript.ending), \
+                 (Some({label:?}), {}));\n",
+                ending_source(*ending)
+            ),
+            Self::Difference { recorded: None, actual, output } => {
+                format!("{}    {play};\n", comment("it panicked", actual, output))
             }
-            Self::Difference { input, output, digest, label } => {
-                let mut text = format!(
-                    "    let transcript = {play};\n    \
-                     assert_eq!((transcript.input.len(), transcript.output.len()), \
-                     ({input}, {output}));\n    \
-                     assert_eq!(Digest::of(&transcript.output) & 0xffff_ffff, {digest:#x});\n"
-                );
-                if let Some(label) = label {
-                    let _ = writeln!(text, "    assert_eq!(transcript.label, Some({label:?}));");
+            Self::Difference { recorded: Some(recorded), actual, output } => {
+                let mut text = comment(&sentence(recorded), actual, output);
+                text.push_str(&transcript);
+                for assertion in recorded.assertions() {
+                    let _ = writeln!(text, "    assert_eq!({assertion});");
                 }
                 text
             }
@@ -352,8 +406,77 @@ impl Shows {
     }
 }
 
+/// A comment that says how two machines differ.
+fn comment(recorded: &str, actual: &Result<Facts, String>, output: &[u8]) -> String {
+    let actual = match actual {
+        Ok(facts) => sentence(facts),
+        Err(message) => format!("it panics: {}", first_line(message)),
+    };
+    let mut text = format!("    // Recorded: {recorded}.\n    // This program: {actual}.\n");
+    if (1..=MAX_SHOWN).contains(&output.len()) {
+        let _ = writeln!(text, "    // It sends b\"{}\".", output.escape_ascii());
+    }
+    text.push_str("    // If the recorded program was wrong, assert what is right instead.\n");
+    text
+}
+
+/// What a machine has done, in words.
+fn sentence(facts: &Facts) -> String {
+    let Facts { input, output, ending, end, .. } = facts;
+    let digest = if *output == 0 { String::new() } else { format!(" ({})", facts.digest_source()) };
+    let ending = match ending {
+        None => "no FIN or RST",
+        Some(false) => "a FIN",
+        Some(true) => "an RST",
+    };
+    let label =
+        |label: &Option<String>| label.as_ref().map_or(String::new(), |it| format!(": {it}"));
+    let end = match end {
+        None => String::new(),
+        Some((true, reason)) => format!(", ended{}", label(reason)),
+        Some((false, reason)) => format!(", not ended{}", label(reason)),
+    };
+    format!("{input} bytes read, {output} bytes sent{digest}, {ending}{end}")
+}
+
+impl Facts {
+    fn digest_source(&self) -> String {
+        format!("0x{:04x}_{:04x}", self.digest >> 16, self.digest & 0xffff)
+    }
+
+    /// The expressions that are equal for a machine that has done this.
+    fn assertions(&self) -> Vec<String> {
+        let Self { input, output, ending, end, .. } = self;
+        let lengths = "(transcript.input.len(), transcript.output.len())";
+        let mut assertions = alloc::vec![format!("{lengths}, ({input}, {output})")];
+        if *output > 0 {
+            let digest = self.digest_source();
+            assertions.push(format!("Digest::of(&transcript.output) & 0xffff_ffff, {digest}"));
+        }
+        assertions.push(format!("transcript.ending, {}", ending_source(*ending)));
+        if let Some(end) = end {
+            assertions.push(format!("(transcript.done, transcript.label), {end:?}"));
+        }
+        assertions
+    }
+}
+
+fn ending_source(ending: Option<bool>) -> &'static str {
+    match ending {
+        None => "None",
+        Some(false) => "Some(Ending::Fin)",
+        Some(true) => "Some(Ending::Rst)",
+    }
+}
+
+fn first_line(message: &str) -> &str {
+    message.lines().next().unwrap_or_default()
+}
+
 /// The longest line of source code, with its end.
 const MAX_COLUMNS: usize = 101;
+/// The longest output that a comment shows, in bytes.
+const MAX_SHOWN: usize = 64;
 /// The most scripts that are played.
 const MAX_PLAYS: usize = 20_000;
 /// The most ops of all scripts together.

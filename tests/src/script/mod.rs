@@ -82,6 +82,9 @@ pub enum Op {
     /// The sink takes at most this many bytes of output as owned buffers
     /// ([`Machine::write_owned`]), and the peer acknowledges none of them.
     Buffer(usize),
+    /// The peer has not acknowledged this many bytes, as the kernel counts them. The next
+    /// [`Accept`](Self::Accept) sets the number to 0, and [`Buffer`](Self::Buffer) adds to it.
+    Unacknowledged(usize),
     /// The driver sends the FIN or RST that the machine wants.
     Finished,
     /// Time passes, without a call to the machine.
@@ -111,6 +114,7 @@ impl fmt::Debug for Op {
             Self::Accept(n) => f.debug_tuple("Accept").field(n).finish(),
             Self::Buffer(usize::MAX) => f.write_str("Buffer(usize::MAX)"),
             Self::Buffer(n) => f.debug_tuple("Buffer").field(n).finish(),
+            Self::Unacknowledged(n) => f.debug_tuple("Unacknowledged").field(n).finish(),
             Self::Finished => f.write_str("Finished"),
             Self::Advance(time) => f.debug_tuple("Advance").field(time).finish(),
             Self::Timeout => f.write_str("Timeout"),
@@ -330,6 +334,7 @@ impl<'a, M: Machine> Player<'a, M> {
                 self.unacknowledged = 0;
             }
             Op::Buffer(n) => self.unacknowledged += self.accept_owned(*n),
+            Op::Unacknowledged(n) => self.unacknowledged = *n,
             Op::Finished => self.finish(),
             Op::Advance(time) => self.now += *time,
             Op::Timeout => {

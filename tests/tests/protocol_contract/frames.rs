@@ -254,6 +254,7 @@ proptest! {
                 Op::Eof
                 | Op::Error(..)
                 | Op::Buffer(_)
+                | Op::Unacknowledged(_)
                 | Op::Finished
                 | Op::Advance(_)
                 | Op::Timeout

@@ -173,6 +173,7 @@ impl Answering {
             Op::ShutDown => self.handle(Event::ShutDown),
             Op::Accept(_)
             | Op::Buffer(_)
+            | Op::Unacknowledged(_)
             | Op::Eof
             | Op::Finished
             | Op::Error(..)

@@ -5,10 +5,13 @@
 mod bad_input;
 mod fanout;
 mod machines;
+mod mutations;
 mod planted_bugs;
+mod printed;
 mod relay;
 mod shrinking;
 mod shrunk;
+mod told_apart;
 
 use std::sync::{Arc, Mutex};
 

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use wirestate_core::{
-    ConnectionError, Direction, Instant, echo,
-    fanout::{Config, Feed, Framing, Upstream},
-    record::{Recordable, Recording, ShrinkError, shrink},
+    ConnectionError, Direction, Event, Instant, Machine, echo,
+    fanout::{Config, Feed, Framing, Publisher, Subscriber, Upstream},
+    proxy::{self, RelayFactory, Side},
+    record::{
+        Header, Recordable, Recorded, Recorder, Recording, ShrinkError, Stop, replay, shrink,
+    },
 };
 use wirestate_testkit::script::{self, Op};
 
 use crate::{
+    Blocks,
     planted_bugs::{Bug, Buggy, session},
     recorded,
 };
@@ -22,7 +26,8 @@ fn shrunk<M: Recordable>(machine: impl Fn() -> M, ops: &[Op]) -> String {
     let bytes = blocks.bytes();
     let recording = Recording::read(&bytes).unwrap();
     let source = "echo::Server::new(echo::Config::default()).unwrap().machine(Instant::EPOCH)";
-    shrink(machine, &recording).unwrap().source(&["echo"], source)
+    let replay = replay(&mut machine(), &recording);
+    shrink(&recording, replay, machine).unwrap().source(&["echo"], source)
 }
 
 fn echo() -> echo::Connection {
@@ -68,7 +73,9 @@ fn an_idle_timeout_shrinks_to_a_timeout() {
 fn difference(bug: Bug) -> String {
     let bytes = session();
     let recording = Recording::read(&bytes).unwrap();
-    shrink(|| Buggy::new(bug), &recording).unwrap().source(&["shout"], "shout::machine()")
+    let machine = || Buggy::new(bug);
+    let test = shrink(&recording, replay(&mut machine(), &recording), machine).unwrap();
+    test.source(&["shout"], "shout::machine()")
 }
 
 #[test]
@@ -78,25 +85,135 @@ fn a_panic_shrinks_to_its_input() {
     assert!(test.contains("// It has panicked: a planted bug"), "{test}");
 }
 
+/// The test has all that happened up to the difference, since only the recording knows what the
+/// recorded machine does.
 #[test]
-fn a_difference_keeps_its_input_and_asserts_what_was_recorded() {
-    let test = difference(Bug::Changes);
-    let ops = "let ops = [Op::Receive(b\"fourmore!\".to_vec()), Op::Accept(usize::MAX)];";
-    assert!(test.contains(ops), "{test}");
-    assert!(
-        test.contains("assert_eq!((transcript.input.len(), transcript.output.len()), (9, 9));")
-    );
-    let digest = wirestate_core::record::Digest::of(b"fourmore!") & 0xffff_ffff;
-    let digest = format!("assert_eq!(Digest::of(&transcript.output) & 0xffff_ffff, {digest:#x});");
-    assert!(test.contains(&digest), "{test}");
+fn a_difference_keeps_its_session_and_says_what_both_machines_do() {
+    let expected = r#"use std::time::Duration;
+
+use wirestate_core::{Instant, record::Digest, shout};
+use wirestate_testkit::script::{self, Op};
+
+#[test]
+fn a_session_is_as_it_was_recorded() {
+    let mut machine = shout::machine();
+    let ops = [
+        Op::Receive(b"four".to_vec()),
+        Op::Accept(4),
+        Op::Advance(Duration::from_secs(5)),
+        Op::Receive(b"more!".to_vec()),
+        Op::Accept(2),
+        Op::Accept(3),
+    ];
+    // Recorded: 9 bytes read, 9 bytes sent (0xf446_3703), no FIN or RST.
+    // This program: 9 bytes read, 9 bytes sent (0xa187_5b58), no FIN or RST.
+    // It sends b"fourmo?e!".
+    // If the recorded program was wrong, assert what is right instead.
+    let transcript = script::play(&mut machine, &ops);
+    assert_eq!((transcript.input.len(), transcript.output.len()), (9, 9));
+    assert_eq!(Digest::of(&transcript.output) & 0xffff_ffff, 0xf446_3703);
+    assert_eq!(transcript.ending, None);
+}
+"#;
+    assert_eq!(difference(Bug::Changes), expected);
+}
+
+#[test]
+fn a_missing_fin_is_a_difference_that_the_test_sees() {
+    let test = difference(Bug::ForgetsEof);
+    assert!(test.contains("sent (0xf446_3703), a FIN, ended: finished.\n"), "{test}");
+    assert!(test.contains("sent (0xf446_3703), no FIN or RST, not ended.\n"), "{test}");
+    assert!(test.contains("assert_eq!(transcript.ending, Some(Ending::Fin));"), "{test}");
+}
+
+/// The error of shrinking a recording for the machine that recorded it.
+fn error<M: Recordable>(bytes: &[u8], machine: impl Fn() -> M) -> ShrinkError {
+    let (recording, _) = Recording::salvage(bytes).unwrap();
+    let replay = replay(&mut machine(), &recording);
+    shrink(&recording, replay, machine).unwrap_err()
+}
+
+/// The recording of an echo that has not ended.
+fn unfinished(header: &Header) -> Vec<u8> {
+    let blocks = Blocks::default();
+    let recorder = Recorder::new(header, Box::new(blocks.clone()));
+    script::play(&mut Recorded::new(echo(), Some(recorder)), &[Op::Receive(b"hello".to_vec())]);
+    blocks.bytes()
 }
 
 #[test]
 fn a_session_that_shows_nothing_has_no_test() {
-    let (mut recorded, blocks) = recorded(echo());
-    script::play(&mut recorded, &[Op::Receive(b"hello".to_vec())]);
-    drop(recorded);
+    let bytes = unfinished(&Header::new(Instant::EPOCH));
+    assert_eq!(error(&bytes, echo), ShrinkError::NothingToShow);
+    // The last bytes are the end, and a checksum.
+    assert_eq!(error(&bytes[..bytes.len() - 10], echo), ShrinkError::Cut);
+    let stopped = [13, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let head = b"wirestate recording 1\nstarted 0\npayloads yes\n\n";
+    let bytes = [&head[..], &stopped].concat();
+    assert_eq!(error(&bytes, echo), ShrinkError::Stopped(Stop::Limit));
+}
+
+#[test]
+fn a_recording_without_payloads_has_no_test() {
+    let header = Header { has_payloads: false, ..Header::new(Instant::EPOCH) };
+    assert_eq!(error(&unfinished(&header), echo), ShrinkError::NoPayloads);
+}
+
+#[test]
+fn a_session_of_a_proxy_has_no_test() {
+    let (factory, blocks) = (RelayFactory::default(), Blocks::default());
+    let mut machine = factory.relay(Instant::EPOCH);
+    machine.record(blocks.recorder(Instant::EPOCH));
+    machine.handle_connected(Instant::EPOCH, false);
+    machine.side(Side::Upstream).handle(Instant::EPOCH, Event::Eof);
+    drop(machine);
     let bytes = blocks.bytes();
     let recording = Recording::read(&bytes).unwrap();
-    assert_eq!(shrink(echo, &recording).unwrap_err(), ShrinkError::NothingToShow);
+    let replay = proxy::replay(&mut factory.relay(Instant::EPOCH), &recording);
+    assert_eq!(replay.difference, None);
+    assert_eq!(shrink(&recording, replay, echo).unwrap_err(), ShrinkError::TwoSides);
+}
+
+/// A subscriber alone has no messages. It has a test if its end does not depend on them.
+#[test]
+fn a_session_that_depends_on_messages_of_a_feed_has_no_test() {
+    let framing = Framing::Delimited { delimiter: b'\n', max: 20.try_into().unwrap() };
+    let config = Config::default().with_framing(framing);
+    let alone = || Subscriber::new(&Feed::new(config.clone()).unwrap(), Instant::EPOCH);
+    let shrunk = |ops: &[Op]| {
+        let feed = Feed::new(config.clone()).unwrap();
+        let (mut machine, blocks) = recorded(Subscriber::new(&feed, Instant::EPOCH));
+        let (mut source, published) = recorded(Publisher::new(&feed, Instant::EPOCH));
+        script::play(&mut source, &[Op::Receive(b"hello\n".to_vec())]);
+        script::play(&mut machine, ops);
+        drop((machine, source));
+
+        let feed = Feed::for_replay(config.clone()).unwrap();
+        crate::replay(&published.bytes(), Publisher::new(&feed, Instant::EPOCH));
+        let bytes = blocks.bytes();
+        let recording = Recording::read(&bytes).unwrap();
+        let replay = replay(&mut Subscriber::new(&feed, Instant::EPOCH), &recording);
+        assert_eq!(replay.difference, None);
+        assert!(replay.reason.is_some(), "it has not ended");
+        shrink(&recording, replay, alone).map(|test| test.source(&["fanout"], "subscriber()"))
+    };
+    // The client accepts no message.
+    let stalled = [Op::Accept(0), Op::Timeout, Op::Finished];
+    assert_eq!(shrunk(&stalled), Err(ShrinkError::Outside));
+    // The client sends a reset.
+    let reset = [Op::Accept(6), Op::Error(Direction::Read, ConnectionError::Reset)];
+    let test = shrunk(&reset).unwrap();
+    assert!(test.contains("[Op::Error(Direction::Read, ConnectionError::Reset)]"), "{test}");
+}
+
+/// Other messages than the recorded ones are a difference of the feed, which no script shows.
+#[test]
+fn a_difference_that_depends_on_a_feed_has_no_test() {
+    let feed = Feed::new(Config::default().with_framing(Framing::None)).unwrap();
+    let (mut machine, blocks) = recorded(Subscriber::new(&feed, Instant::EPOCH));
+    feed.publish(b"hello".as_slice().into(), 1, Instant::EPOCH);
+    script::play(&mut machine, &[Op::Accept(0), Op::Accept(5)]);
+    drop(machine);
+    let alone = || Subscriber::new(&Feed::new(feed.config().clone()).unwrap(), Instant::EPOCH);
+    assert_eq!(error(&blocks.bytes(), alone), ShrinkError::Outside);
 }

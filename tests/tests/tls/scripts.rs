@@ -24,6 +24,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             | Op::Error(..)
             | Op::Accept(_)
             | Op::Buffer(_)
+            | Op::Unacknowledged(_)
             | Op::Finished
             | Op::Advance(_)
             | Op::Timeout

@@ -234,7 +234,15 @@ impl ServerFlags {
         Feed::for_replay(self.config()).map_err(CommandError::Config)
     }
 
-    /// The source code that makes a `machine` of the feed.
+    /// A feed for a machine alone.
+    ///
+    /// # Errors
+    /// Its configuration is invalid.
+    pub(crate) fn feed_alone(&self) -> Result<Feed, CommandError> {
+        Feed::new(self.config()).map_err(CommandError::Config)
+    }
+
+    /// The source code that makes a `machine` of such a feed.
     pub(crate) fn machine_source(&self, machine: &str) -> String {
         let framing = match self.frame {
             Framing::Fixed(size) => format!("Fixed({size}.try_into().unwrap())"),
@@ -247,9 +255,40 @@ impl ServerFlags {
             }
             Framing::None => "None".to_owned(),
         };
+        let (config, default) = (self.config(), Config::default());
+        let Config { window, on_lag, lag_wait, on_gap, replay, .. } = &config;
+        let timeout = |setter: &str, timeout: Option<Duration>, default| {
+            Timeout(timeout).setting_source(setter, default)
+        };
+        let settings = [
+            (*window != default.window).then(|| format!(".with_window({window})")),
+            (*on_lag != default.on_lag)
+                .then(|| format!(".with_on_lag(fanout::LagPolicy::{on_lag:?})")),
+            (*lag_wait != default.lag_wait)
+                .then(|| format!(".with_lag_wait({})", values::time_source(*lag_wait))),
+            (*on_gap != default.on_gap)
+                .then(|| format!(".with_on_gap(fanout::GapPolicy::{on_gap:?})")),
+            (*replay != default.replay).then(|| format!(".with_replay({replay})")),
+            Some(timeout(
+                "with_upstream_idle_timeout",
+                config.upstream_idle_timeout,
+                default.upstream_idle_timeout,
+            )),
+            Some(timeout(
+                "with_publisher_idle_timeout",
+                config.publisher_idle_timeout,
+                default.publisher_idle_timeout,
+            )),
+            Some(timeout(
+                "with_publisher_message_timeout",
+                config.publisher_message_timeout,
+                default.publisher_message_timeout,
+            )),
+        ];
+        let settings: String = settings.into_iter().flatten().collect();
         format!(
             "fanout::{machine}::new(&fanout::Feed::new(fanout::Config::default()\
-             .with_framing(fanout::Framing::{framing})).unwrap(), Instant::EPOCH)"
+             .with_framing(fanout::Framing::{framing}){settings}).unwrap(), Instant::EPOCH)"
         )
     }
 

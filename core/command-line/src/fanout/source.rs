@@ -48,13 +48,15 @@ impl Flags {
         self.common.check()
     }
 
-    /// The source code that makes the machine of a connection.
-    pub(crate) fn machine_source(&self) -> String {
+    /// The source code that makes the machine of a connection. `epoch` is the time from Unix'
+    /// epoch to the clock's epoch.
+    pub(crate) fn machine_source(&self, epoch: Duration) -> String {
         let Self { size, rate, count, .. } = self;
+        let epoch = values::time_source(epoch);
         format!(
             "fanout::MessageSource::new(fanout::MessageSourceConfig::default()\
-             .with_size({size}.try_into().unwrap()).with_rate({rate}).with_count({count:?}), \
-             Instant::EPOCH).unwrap()"
+             .with_size({size}.try_into().unwrap()).with_rate({rate}).with_count({count:?})\
+             .with_epoch({epoch}), Instant::EPOCH).unwrap()"
         )
     }
 

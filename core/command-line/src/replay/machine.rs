@@ -5,6 +5,7 @@ use std::{fs, io::Read as _, path::Path};
 
 use clap::{FromArgMatches as _, Subcommand as _};
 use wirestate_core::{
+    Instant,
     fanout::{Feed, MessageSource, Publisher, Subscriber, Upstream},
     proxy::RelayFactory,
     record::{self, Header, Recordable, Recording},
@@ -12,7 +13,7 @@ use wirestate_core::{
 
 use crate::{
     CommandError,
-    fanout::{FEED, source::UNIX_EPOCH},
+    fanout::{FEED, server::ServerFlags, source::UNIX_EPOCH},
     server::{ServerCommand, for_words},
 };
 
@@ -20,10 +21,12 @@ use crate::{
 pub(super) trait Use {
     type Output;
 
-    /// `source` is the source code that makes the machine, with items of `wirestate_core::MODULE`.
+    /// `make` makes the recorded machine, and `alone` one for a test, at [`Instant::EPOCH`], that
+    /// shares nothing. `source` is the source code of that, with items of `wirestate_core::MODULE`.
     fn machine<M: Recordable>(
         self,
         make: impl Fn() -> M,
+        alone: impl Fn() -> M,
         module: &str,
         source: &str,
     ) -> Self::Output;
@@ -46,12 +49,13 @@ pub(super) fn with_machine<U: Use>(
     let error = |error: CommandError| error.to_string();
     Ok(match (command(header)?, machine) {
         (ServerCommand::EchoServer(flags), "echo") => {
-            let echo = flags.echo().map_err(error)?;
-            to.machine(|| echo.machine(now), "echo", &flags.machine_source())
+            let (echo, source) = (flags.echo().map_err(error)?, flags.machine_source());
+            to.machine(|| echo.machine(now), || echo.machine(Instant::EPOCH), "echo", &source)
         }
         (ServerCommand::AppServer(flags), "message") => {
             let app = flags.app().map_err(error)?;
-            to.machine(|| app.machine(now), "message", &flags.machine_source())
+            let source = flags.machine_source().map_err(error)?;
+            to.machine(|| app.machine(now), || app.machine(Instant::EPOCH), "message", &source)
         }
         (ServerCommand::FanoutSource(flags), "source") => {
             let epoch = header.field(UNIX_EPOCH).and_then(|nanos| nanos.parse().ok());
@@ -59,25 +63,32 @@ pub(super) fn with_machine<U: Use>(
             let config = flags.config(epoch);
             MessageSource::new(config, now).map_err(|error| error.to_string())?;
             let make = || MessageSource::new(config, now).expect("it is valid");
-            to.machine(make, FANOUT, &flags.machine_source())
+            // Its messages have the time, so the clock of a test has another epoch.
+            let epoch = epoch.saturating_add(now.since_epoch());
+            let config = config.with_epoch(epoch);
+            let alone = || MessageSource::new(config, Instant::EPOCH).expect("it is valid");
+            to.machine(make, alone, FANOUT, &flags.machine_source(epoch))
         }
         (ServerCommand::FanoutServer(flags), "upstream") => {
             let feed = flags.feed_for_replay().map_err(error)?;
-            let source = flags.machine_source("Upstream");
-            to.machine(|| Upstream::new(&feed, now), FANOUT, &source)
+            let make = || Upstream::new(&feed, now);
+            let alone = || Upstream::new(&alone(&flags), Instant::EPOCH);
+            to.machine(make, alone, FANOUT, &flags.machine_source("Upstream"))
         }
         (ServerCommand::FanoutServer(flags), "publisher") => {
             let feed = flags.feed_for_replay().map_err(error)?;
-            let source = flags.machine_source("Publisher");
-            to.machine(|| Publisher::new(&feed, now), FANOUT, &source)
+            let make = || Publisher::new(&feed, now);
+            let alone = || Publisher::new(&alone(&flags), Instant::EPOCH);
+            to.machine(make, alone, FANOUT, &flags.machine_source("Publisher"))
         }
         (ServerCommand::FanoutServer(flags), "subscriber") => {
             let feed = flags.feed_for_replay().map_err(error)?;
             for source in sources(header, path)? {
                 publish(&feed, &source);
             }
-            let source = flags.machine_source("Subscriber");
-            to.machine(|| Subscriber::new(&feed, now), FANOUT, &source)
+            let make = || Subscriber::new(&feed, now);
+            let alone = || Subscriber::new(&alone(&flags), Instant::EPOCH);
+            to.machine(make, alone, FANOUT, &flags.machine_source("Subscriber"))
         }
         (ServerCommand::Proxy(flags), "relay") => {
             let relays = flags.relays().map_err(error)?;
@@ -87,6 +98,11 @@ pub(super) fn with_machine<U: Use>(
             return Err(format!("this program has no machine `{machine}` for that command"));
         }
     })
+}
+
+/// A new feed, for a machine alone.
+fn alone(flags: &ServerFlags) -> Feed {
+    flags.feed_alone().expect("the feed for the replay was made of the same flags")
 }
 
 /// The command of the server that has recorded.

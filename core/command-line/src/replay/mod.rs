@@ -12,7 +12,10 @@ use std::{
 use clap::Args;
 use wirestate_core::{
     proxy::{self, RelayFactory},
-    record::{self, Ended, Header, Recordable, Recording, Replay, ShrinkError, Step, What},
+    record::{
+        self, Difference, DifferenceKind, Ended, Header, Recordable, Recording, Replay,
+        ShrinkError, Step, What,
+    },
 };
 
 use self::{
@@ -37,8 +40,9 @@ pub(super) struct Flags {
     /// Also show each event
     #[arg(long)]
     events: bool,
-    /// Write the smallest test in Rust that shows the end of the session, its difference or its
-    /// panic, with the scripts of `wirestate-testkit`
+    /// Write a test in Rust, with the scripts of `wirestate-testkit`: the smallest one that shows
+    /// how the session ends or panics; or, if the replay differs, one that passes with the program
+    /// that has recorded it and fails with this one
     #[arg(long, conflicts_with = "events")]
     shrink: bool,
     /// Write a page in HTML that shows each event, state and deadline in time. A browser opens it
@@ -53,7 +57,13 @@ struct Replaying<'a>(&'a Recording<'a>);
 impl Use for Replaying<'_> {
     type Output = Replay;
 
-    fn machine<M: Recordable>(self, make: impl Fn() -> M, _: &str, _: &str) -> Replay {
+    fn machine<M: Recordable>(
+        self,
+        make: impl Fn() -> M,
+        _: impl Fn() -> M,
+        _: &str,
+        _: &str,
+    ) -> Replay {
         let mut machine = make();
         let replay = record::replay(&mut machine, self.0);
         // After a panic, even its drop may panic.
@@ -70,19 +80,28 @@ impl Use for Replaying<'_> {
 struct Shrinking<'a>(&'a Recording<'a>);
 
 impl Use for Shrinking<'_> {
-    type Output = Result<String, ShrinkError>;
+    type Output = Result<String, String>;
 
     fn machine<M: Recordable>(
         self,
         make: impl Fn() -> M,
+        alone: impl Fn() -> M,
         module: &str,
         source: &str,
     ) -> Self::Output {
-        record::shrink(make, self.0).map(|test| test.source(&[module], source))
+        let replay = Replaying(self.0).machine(make, &alone, module, source);
+        let difference = replay.difference.clone();
+        let test = record::shrink(self.0, replay, alone);
+        test.map(|test| test.source(&[module], source)).map_err(|error| match difference {
+            Some(difference) if error == ShrinkError::NotReproduced => {
+                format!("the replay differs {difference}, but {error}")
+            }
+            Some(_) | None => error.to_string(),
+        })
     }
 
     fn relay(self, _: &RelayFactory) -> Self::Output {
-        Err(ShrinkError::NoScript)
+        Err(ShrinkError::TwoSides.to_string())
     }
 }
 
@@ -96,10 +115,9 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
     panic::set_hook(Box::new(|_| {}));
     if flags.shrink {
         let test = with_machine(&recording, path, Shrinking(&recording)).map_err(failed)?;
-        let test = test.map_err(|error| failed(error.to_string()))?;
-        return output::write(test.as_bytes());
+        return output::write(test.map_err(failed)?.as_bytes());
     }
-    if flags.html {
+    let difference = if flags.html {
         let (timeline, difference) = if recording.header().has_payloads {
             with_machine(&recording, path, Drawing(&recording)).map_err(failed)?
         } else {
@@ -108,26 +126,32 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
         let mut page = Vec::new();
         timeline.write_html(&mut page).map_err(CommandError::Output)?;
         output::write(&page)?;
-        return match difference {
-            None => Ok(()),
-            Some(difference) => Err(failed(format!("the replay differs {difference}"))),
-        };
-    }
-    output::write(description(recording.header()).as_bytes())?;
-    if flags.events {
-        for step in recording.steps() {
-            output::write(line(&step).as_bytes())?;
+        difference
+    } else {
+        output::write(description(recording.header()).as_bytes())?;
+        if flags.events {
+            for step in recording.steps() {
+                output::write(line(&step).as_bytes())?;
+            }
         }
+        let replay = with_machine(&recording, path, Replaying(&recording)).map_err(failed)?;
+        output::write(result(&recording, &replay, mistake.is_some()).as_bytes())?;
+        replay.difference
+    };
+    match (difference, mistake) {
+        (None, None) => Ok(()),
+        (Some(difference), _) if difference.kind == DifferenceKind::NoPayloads => {
+            let offset = difference.offset;
+            Err(failed(format!(
+                "the recording has no payloads, so it cannot be replayed beyond byte {offset}"
+            )))
+        }
+        (Some(difference), _) => Err(failed(format!("the replay differs {difference}"))),
+        (None, Some(mistake)) if recording.header().has_payloads => {
+            Err(failed(format!("the replay is the same up to a mistake {mistake}")))
+        }
+        (None, Some(mistake)) => Err(failed(format!("the recording has a mistake {mistake}"))),
     }
-    let replay = with_machine(&recording, path, Replaying(&recording)).map_err(failed)?;
-    output::write(result(&recording, &replay).as_bytes())?;
-    if let Some(difference) = &replay.difference {
-        return Err(failed(format!("the replay differs {difference}")));
-    }
-    if let Some(mistake) = mistake {
-        return Err(failed(format!("the replay is the same up to a mistake {mistake}")));
-    }
-    Ok(())
 }
 
 fn description(header: &Header) -> String {
@@ -170,7 +194,7 @@ fn line(step: &Step<'_>) -> String {
     format!("{offset:>10} {at} {}{what}{outside}\n", if *side == 0 { "" } else { "upstream: " })
 }
 
-fn result(recording: &Recording<'_>, replay: &Replay) -> String {
+fn result(recording: &Recording<'_>, replay: &Replay, has_mistake: bool) -> String {
     let Replay { events, sent, digests, reason, panic, .. } = replay;
     let sides = if sent[1] > 0 { 2 } else { 1 };
     let sent = sent.iter().zip(digests).take(sides);
@@ -183,16 +207,21 @@ fn result(recording: &Recording<'_>, replay: &Replay) -> String {
     };
     let recorded = match (recording.end(), recording.stop()) {
         (_, Some(stop)) => format!("the recording has stopped before: {stop}"),
-        (None, None) => "the recording has no end".to_owned(),
+        (None, None) => "no end: the recording is cut or wrong".to_owned(),
         (Some(end), None) => match end.ended {
             Ended::Reason(_) => format!("{}: {}", end.label, end.text),
             Ended::Dropped => "the connection was aborted".to_owned(),
             Ended::Panicked => "a panic".to_owned(),
         },
     };
-    let verdict = match replay.difference {
-        None => "the same output and end",
+    let verdict = match &replay.difference {
+        Some(Difference { kind: DifferenceKind::NoPayloads, .. }) => {
+            "the same output up to the first bytes that were received"
+        }
         Some(_) => "a difference",
+        None if has_mistake => "the same output up to the mistake",
+        None if recording.stop().is_some() => "the same output up to there",
+        None => "the same output and end",
     };
     format!(
         "events       {events}\nsent         {}\nended        {end}\nrecorded     {recorded}\n\

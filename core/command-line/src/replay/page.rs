@@ -23,7 +23,13 @@ type Observed = BTreeMap<usize, (&'static str, Option<Instant>)>;
 impl Use for Drawing<'_> {
     type Output = (Timeline, Option<Difference>);
 
-    fn machine<M: Recordable>(self, make: impl Fn() -> M, _: &str, _: &str) -> Self::Output {
+    fn machine<M: Recordable>(
+        self,
+        make: impl Fn() -> M,
+        _: impl Fn() -> M,
+        _: &str,
+        _: &str,
+    ) -> Self::Output {
         let (mut machine, mut observed) = (make(), Observed::new());
         let replay = record::replay_observed(&mut machine, self.0, observing(&mut observed));
         // After a panic, even its drop may panic.
