@@ -151,7 +151,9 @@ impl<'a> Recording<'a> {
         let (header, start) = Header::decode(bytes)?;
         let mut records =
             Records { bytes, at: start, now: header.started_at, has_payloads: header.has_payloads };
-        let (mut checked, mut stop, mut end) = (0, None, None);
+        let (mut stop, mut end) = (None, None);
+        // Up to where the checksums are right, and what was read up to there.
+        let (mut checked, mut checked_end) = (0, (None, None));
         let error = loop {
             let offset = records.at;
             if offset == bytes.len() {
@@ -164,7 +166,7 @@ impl<'a> Recording<'a> {
                     digest.write(&bytes[checked..offset]);
                     let is_wrong = digest.short() != checksum;
                     if !is_wrong {
-                        checked = records.at;
+                        (checked, checked_end) = (records.at, (stop, end));
                     }
                     is_wrong.then_some(ReadErrorKind::Checksum)
                 }
@@ -181,9 +183,12 @@ impl<'a> Recording<'a> {
                 Ok(Record::Outside(_)) => None,
             };
             if let Some(mistake) = mistake {
+                records.at = offset;
                 // The bytes before a wrong checksum are not to be trusted.
-                let is_checksum = mistake == ReadErrorKind::Checksum;
-                records.at = if is_checksum { checked.max(start) } else { offset };
+                if mistake == ReadErrorKind::Checksum {
+                    records.at = checked.max(start);
+                    (stop, end) = checked_end;
+                }
                 break Some(mistake.at(offset));
             }
         };

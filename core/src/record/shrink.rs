@@ -56,8 +56,8 @@ pub enum ShrinkError {
     Outside,
     /// The recording is cut, and there is no difference up to there.
     #[error(
-        "the recording is cut or has a mistake before the machine has ended, and the replay is the \
-         same up to there, so there is nothing to show"
+        "the recording is cut before the machine has ended, and the replay is the same up to \
+         there, so there is nothing to show"
     )]
     Cut,
     /// The recording has stopped, and there is no difference up to there.

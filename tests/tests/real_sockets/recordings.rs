@@ -105,6 +105,9 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
         assert!(page.starts_with("<!"), "{path}: {page}");
         assert!(page.contains(&format!("\"{label}\"")), "{label}: {page}");
     }
+    let relay = recordings.iter().find(|path| path.contains("-relay-")).unwrap();
+    let error = text(&run(other, &["replay", relay, "--shrink"]).stderr);
+    assert!(error.contains("is of a proxy, which has two sides, and a script has one"), "{error}");
     // A subscriber's bytes are in the recording of the upstream.
     let is_subscriber = |path: &&String| path.contains("-subscriber-");
     let moved = outer.path("alone.wsr");
@@ -120,6 +123,7 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
     assert!(error.contains("the output differs: one of the "), "{error}");
     let test = text(&run(other, &["replay", changed, "--shrink"]).stdout);
     assert!(test.contains("fn a_session_is_as_it_was_recorded() {"), "{test}");
+    assert!(test.contains(r#"Table::from_json(b"{\"sky\": \"grey\"}")"#), "{test}");
 }
 
 pub(crate) fn a_recording_beyond_its_limit_stops_and_the_connection_goes_on(binary: &str) {
@@ -139,6 +143,7 @@ pub(crate) fn a_recording_beyond_its_limit_stops_and_the_connection_goes_on(bina
     assert!(output.status.success(), "{}", text(&output.stderr));
     let expected = "recorded     the recording has stopped before: the limit of a recording";
     assert!(shown.contains(expected), "{shown}");
+    assert!(shown.contains("\nreplayed     the same output up to there\n"), "{shown}");
 
     // Without payloads, it shows what happened.
     let path = folder.path("lengths");
@@ -149,7 +154,8 @@ pub(crate) fn a_recording_beyond_its_limit_stops_and_the_connection_goes_on(bina
     assert!(!fs::read(recording).unwrap().windows(6).any(|part| part == b"secret"));
     let output = run(binary, &["replay", recording, "--events"]);
     assert!(text(&output.stdout).contains(" received 6 bytes\n"), "{}", text(&output.stdout));
-    assert!(text(&output.stderr).contains("the received bytes are not in the recording"));
+    let error = text(&output.stderr);
+    assert!(error.contains("no payloads, so it cannot be replayed beyond byte "), "{error}");
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -168,8 +174,9 @@ pub(crate) fn only_sessions_that_end_in_an_error_are_kept_on_request(binary: &st
     let bytes = fs::read(&recordings[0]).unwrap();
     fs::write(&recordings[0], &bytes[..bytes.len() - 20]).unwrap();
     let output = run(binary, &["replay", &recordings[0]]);
-    let error = text(&output.stderr);
+    let (shown, error) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(1));
+    assert!(shown.contains("\nreplayed     the same output up to the mistake\n"), "{shown}");
     assert!(error.contains("the replay is the same up to a mistake at byte "), "{error}");
     assert!(error.contains(": the recording is cut\n"), "{error}");
 }

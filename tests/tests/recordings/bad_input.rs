@@ -102,6 +102,16 @@ fn a_recording_with_a_changed_bit_is_an_error() {
 }
 
 #[test]
+fn nothing_before_a_wrong_checksum_counts() {
+    let mut bytes = session();
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    let (recording, error) = Recording::salvage(&bytes).unwrap();
+    assert_eq!(error.unwrap().kind, ReadErrorKind::Checksum);
+    assert_eq!((recording.steps().count(), recording.end()), (1, None));
+}
+
+#[test]
 fn a_declared_length_allocates_nothing() {
     let head = b"wirestate recording 1\nstarted 0\npayloads yes\n\n";
     // Something is received, noted, or comes from outside: 2^40 bytes.

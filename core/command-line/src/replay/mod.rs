@@ -13,8 +13,8 @@ use clap::Args;
 use wirestate_core::{
     proxy::{self, RelayFactory},
     record::{
-        self, Difference, DifferenceKind, Ended, Header, Recordable, Recording, Replay,
-        ShrinkError, Step, What,
+        self, Difference, DifferenceKind, Ended, Header, ReadErrorKind, Recordable, Recording,
+        Replay, ShrinkError, Step, What,
     },
 };
 
@@ -114,6 +114,9 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
     // A panic of the machine is a result.
     panic::set_hook(Box::new(|_| {}));
     if flags.shrink {
+        if let Some(mistake) = mistake.filter(|mistake| mistake.kind != ReadErrorKind::Cut) {
+            return Err(failed(mistake.to_string()));
+        }
         let test = with_machine(&recording, path, Shrinking(&recording)).map_err(failed)?;
         return output::write(test.map_err(failed)?.as_bytes());
     }
@@ -146,7 +149,10 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
                 "the recording has no payloads, so it cannot be replayed beyond byte {offset}"
             )))
         }
-        (Some(difference), _) => Err(failed(format!("the replay differs {difference}"))),
+        (Some(difference), None) => Err(failed(format!("the replay differs {difference}"))),
+        (Some(difference), Some(mistake)) => Err(failed(format!(
+            "the replay differs {difference}; the recording has a mistake {mistake}"
+        ))),
         (None, Some(mistake)) if recording.header().has_payloads => {
             Err(failed(format!("the replay is the same up to a mistake {mistake}")))
         }
