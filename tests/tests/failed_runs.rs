@@ -65,7 +65,7 @@ fn a_stalled_run_names_its_tasks_and_shows_their_connections() {
             "server#3 (connection from client/0)"
         ]
     );
-    assert!(last.iter().all(|entry| &*entry.client == "client"), "{halted}");
+    assert!(last.iter().all(|entry| entry.place.connection() == Some(("client", 0))), "{halted}");
     let text = halted.to_string();
     assert!(text.starts_with(&format!("stalled at {at}, unfinished tasks: {}", tasks.join(", "))));
     let digest = digest(b"hello\r\n");

@@ -9,7 +9,7 @@ use std::{
 use wirestate_core::{ConnectionError, Direction, drive::IoError};
 
 use super::{
-    Excerpt, Faults, TraceEvent,
+    Excerpt, Faults, TraceEvent, Value,
     connection::{End, EndId, Segment},
     delivery::KEEPALIVE,
     network::{Event, Network},
@@ -59,6 +59,10 @@ impl Network {
         let available = end.inbox.len().min(buf.len());
         let is_short = end.dice.strikes("short_read", short);
         let n = if is_short { end.dice.up_to("short_read_len", available) } else { available };
+        if n < available {
+            self.trace_fault(id, "short_read", Some(Value::part(n, available)));
+        }
+        let end = self.end(id);
         end.inbox.read_exact(&mut buf[..n]).expect("the queue has so many bytes");
         // A read that does not fill its buffer has emptied the queue: the next one blocks.
         end.input.ready = !end.inbox.is_empty() || n == buf.len() || end.fin_arrived || end.broken;
@@ -101,13 +105,17 @@ impl Network {
         }
         let end = self.end(id);
         if end.dice.strikes("zero_write", zero) {
-            self.trace(id, TraceEvent::Fault("zero_write"));
+            self.trace_fault(id, "zero_write", None);
             return Poll::Ready(Ok(0));
         }
         let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
         let fits = offered.min(space);
         let is_short = end.dice.strikes("short_write", short);
         let n = if is_short { end.dice.up_to("short_write_len", fits) } else { fits };
+        if n < fits {
+            self.trace_fault(id, "short_write", Some(Value::part(n, fits)));
+        }
+        let end = self.end(id);
         let mut data = Vec::with_capacity(n);
         for buf in bufs {
             data.extend_from_slice(&buf[..buf.len().min(n - data.len())]);
@@ -171,8 +179,9 @@ impl Network {
         let end = self.end(id);
         if end.may_grow_at <= now && end.dice.strikes("send_buffer_grows", chance) {
             end.may_grow_at = now + GROWTH_INTERVAL;
-            end.send_buffer_growth += end.dice.up_to("send_buffer_growth", buffer.div_ceil(8));
-            self.trace(id, TraceEvent::Fault("send_buffer_grows"));
+            let growth = end.dice.up_to("send_buffer_growth", buffer.div_ceil(8));
+            end.send_buffer_growth += growth;
+            self.trace_fault(id, "send_buffer_grows", Some(Value::Number(growth as u64)));
         }
     }
 
@@ -182,7 +191,7 @@ impl Network {
         // The kernel refuses only if it is called, and the driver calls it only on a ready socket.
         let refuses = end.input.ready && end.dice.strikes("no_splice", chance);
         if refuses {
-            self.trace(id, TraceEvent::Fault("no_splice"));
+            self.trace_fault(id, "no_splice", None);
         }
         refuses
     }
@@ -256,21 +265,21 @@ impl Network {
         let dice = &mut self.end(id).dice;
         if dice.strikes("would_block", faults.would_block) {
             let delay = dice.between("would_block_delay", &faults.delay);
-            self.trace(id, TraceEvent::Fault("would_block"));
+            self.trace_fault(id, "would_block", Some(Value::Time(delay)));
             self.after(delay, Event::Report(id, direction));
             return Some(self.block(id, direction, cx));
         }
         if dice.strikes("interrupted", faults.interrupted) {
-            self.trace(id, TraceEvent::Fault("interrupted"));
+            self.trace_fault(id, "interrupted", None);
             return Some(Poll::Ready(Err(IoError::Interrupted)));
         }
         if dice.strikes("stall", faults.stall) {
-            let until = dice.between("stall_delay", &faults.delay);
-            let until = self.now + until;
+            let delay = dice.between("stall_delay", &faults.delay);
+            let until = self.now + delay;
             let receiver = if direction == Direction::Read { id } else { id.other() };
             let receiver = self.end(receiver);
             receiver.stalled_until = receiver.stalled_until.max(until);
-            self.trace(id, TraceEvent::Fault("stall"));
+            self.trace_fault(id, "stall", Some(Value::Time(delay)));
         }
         let dice = &mut self.end(id).dice;
         let broken =
@@ -282,7 +291,7 @@ impl Network {
         };
         if !std::mem::replace(&mut self.end(id).broken, true) {
             self.end(id).error = Some(error);
-            self.trace(id, TraceEvent::Fault(error.label()));
+            self.trace_fault(id, error.label(), None);
             let delay = if error == ConnectionError::Reset { Duration::ZERO } else { KEEPALIVE };
             self.send_after(delay, id.other(), Segment::Rst);
         }
@@ -298,7 +307,7 @@ impl Network {
         readiness.waker = Some(cx.waker().clone());
         if end.dice.strikes("spurious_wake", faults.spurious_wake) {
             let delay = end.dice.between("spurious_wake_delay", &faults.delay);
-            let wake = Event::Wake(end.host, cx.waker().clone());
+            let wake = Event::Wake(id, cx.waker().clone());
             self.after(delay, wake);
         }
         Poll::Pending

@@ -112,12 +112,14 @@ impl ClockState {
         self.drift = 0;
     }
 
-    /// Ends a freeze that lasts until `now` at the latest.
-    pub(super) fn thaw(&mut self, now: Instant) {
-        if self.frozen_until.is_some_and(|until| until <= now) {
+    /// Ends a freeze that lasts until `now` at the latest. Returns whether it has.
+    pub(super) fn thaw(&mut self, now: Instant) -> bool {
+        let is_over = self.frozen_until.is_some_and(|until| until <= now);
+        if is_over {
             self.set(now, self.shown);
             self.frozen_until = None;
         }
+        is_over
     }
 
     fn set(&mut self, now: Instant, shown: Instant) {

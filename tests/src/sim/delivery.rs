@@ -9,7 +9,7 @@ use std::time::Duration;
 use wirestate_core::{ConnectionError, Direction, Instant};
 
 use super::{
-    Side, TraceEvent,
+    Side, Value,
     connection::{EndId, Segment},
     link::latency,
     network::{Event, Network, State},
@@ -51,7 +51,11 @@ impl Network {
         let end = connection.end(to.side);
         end.in_flight_bytes += bytes;
         end.in_flight.push_back(segment);
-        let latency = latency.of_segment(of_connection, &mut end.dice);
+        let drawn = latency.of_segment(of_connection, &mut end.dice);
+        let (latency, is_slow) = (drawn, latency.is_slow(drawn));
+        if is_slow {
+            self.trace_fault(to, "latency_doubles", Some(Value::Time(latency)));
+        }
         let queue = self.transmit(from, host, bytes);
         self.after(delay + queue + latency, Event::Arrive(to));
     }
@@ -134,13 +138,14 @@ impl Network {
             end.in_flight_bytes = 0;
         }
         end.loss.arrivals = if repeats { end.loss.arrivals + 1 } else { 0 };
-        self.trace(id, TraceEvent::Fault("lost"));
+        self.trace_fault(id, "lost", None);
         if repeats { self.start_timer(id) } else { self.probe_later(id) }
     }
 
     /// What `id` answers is lost.
     fn lose_answer(&mut self, id: EndId) {
         self.end(id).loss.is_unanswered = true;
+        self.trace_fault(id.other(), "lost", None);
         self.start_timer(id);
     }
 
@@ -202,7 +207,7 @@ impl Network {
         let receiver = self.end(id.other());
         receiver.in_flight.clear();
         receiver.in_flight_bytes = 0;
-        self.trace(id, TraceEvent::Fault("gave_up"));
+        self.trace_fault(id, "gave_up", None);
         self.break_off(id, ConnectionError::TimedOut);
         self.probe_later(id.other());
     }

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, task::Waker, time::Duration};
 
 use super::{
-    Entry, Side, TraceEvent,
+    Entry, Place, Side, TraceEvent, Value,
     connection::{Connection, EndId},
     faults::Dice,
     network::{Event, Network},
@@ -34,6 +34,7 @@ impl Network {
         let of_connection = self.settings.latency.of_connection(&mut dice);
         let path = self.links.get(&(host, server)).and_then(|link| link.latency.as_ref());
         let latency = path.map_or(of_connection, |path| path.of_segment(of_connection, &mut dice));
+        let is_slow = path.unwrap_or(&self.settings.latency).is_slow(latency);
         let id = self.dialled;
         self.dialled += 1;
         let (outcome, waker) = (None, None);
@@ -41,6 +42,9 @@ impl Network {
             Dial { host, number, to, latency, of_connection, dice, attempts: 0, outcome, waker };
         self.dials.insert(id, dial);
         self.trace_dial(id, TraceEvent::Dialled);
+        if is_slow {
+            self.trace_dial(id, TraceEvent::Fault("latency_doubles", Some(Value::Time(latency))));
+        }
         self.after(latency, Event::Request(id));
         id
     }
@@ -50,22 +54,27 @@ impl Network {
         let server = self.dials.get(&id).and_then(|dial| self.host_of(dial.to));
         let Some(dial) = self.dials.get(&id) else { return };
         let (latency, to, host) = (dial.latency, dial.to, dial.host);
-        let answer = match (server, self.listeners.get(&to)) {
+        let backlog = self.listeners.get(&to);
+        // Linux drops a SYN if the backlog is full, and repeats one without an answer.
+        let is_full = backlog.is_some_and(|backlog| {
+            backlog.is_shut_down || backlog.waiting.len() >= self.settings.backlog
+        });
+        let is_listened_on = backlog.is_some();
+        let fault = match server {
+            Some(server) if !self.is_connected(host, server) => Some("lost"),
+            Some(_) if is_full => Some("backlog_full"),
+            Some(_) | None => None,
+        };
+        let answer = match (server, fault) {
             (None, _) => Err(io::ErrorKind::HostUnreachable),
-            (Some(server), backlog)
-                if !self.is_connected(host, server)
-                    // Linux drops a SYN if the backlog is full, and repeats one without an answer.
-                    || backlog.is_some_and(|backlog| {
-                        backlog.is_shut_down || backlog.waiting.len() >= self.settings.backlog
-                    }) =>
-            {
-                if self.repeats(id) {
+            (Some(_), Some(fault)) => {
+                if self.repeats(id, fault) {
                     return self.after(RETRY_INTERVAL, Event::Request(id));
                 }
                 Err(io::ErrorKind::TimedOut)
             }
+            (Some(server), None) if is_listened_on => Ok(self.connect(id, server)),
             (Some(_), None) => Err(io::ErrorKind::ConnectionRefused),
-            (Some(server), Some(_)) => Ok(self.connect(id, server)),
         };
         self.after(latency, Event::Answer(id, answer));
     }
@@ -96,7 +105,7 @@ impl Network {
     pub(super) fn answer(&mut self, id: u64, mut outcome: Result<usize, io::ErrorKind>) {
         let path = self.dials.get(&id).and_then(|dial| Some((self.host_of(dial.to)?, dial.host)));
         if path.is_some_and(|(server, host)| !self.passes(server, host)) {
-            if self.repeats(id) {
+            if self.repeats(id, "lost") {
                 return self.after(RETRY_INTERVAL, Event::Answer(id, outcome));
             }
             if let Ok(connection) = outcome {
@@ -122,8 +131,9 @@ impl Network {
         }
     }
 
-    /// Counts a lost SYN, or answer. Returns whether it is sent again.
-    fn repeats(&mut self, id: u64) -> bool {
+    /// Counts a SYN, or answer, that is lost by `fault`. Returns whether it is sent again.
+    fn repeats(&mut self, id: u64, fault: &'static str) -> bool {
+        self.trace_dial(id, TraceEvent::Fault(fault, None));
         self.dials.get_mut(&id).is_some_and(|dial| {
             dial.attempts += 1;
             dial.attempts < MAX_ATTEMPTS
@@ -137,7 +147,8 @@ impl Network {
     fn trace_dial(&mut self, dial: u64, event: TraceEvent) {
         let Some(Dial { host, number, .. }) = self.dials.get(&dial) else { return };
         let (client, dial) = (self.hosts[*host].name.clone(), *number);
-        self.trace.push(Entry { at: self.now, client, dial, side: Side::Client, event });
+        let place = Place::End { client, dial, side: Side::Client };
+        self.trace.push(Entry { at: self.now, place, event });
     }
 }
 

@@ -1,15 +1,20 @@
 //! What can happen to a host, its clock and its network.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{fmt::Write as _, num::NonZeroU64, time::Duration};
 
 use wirestate_core::{Direction, Instant};
 
-use super::{Faults, Host, Latency, clock::ClockState, network::Event};
+use super::{Faults, Host, Latency, TraceEvent, Value, clock::ClockState, network::Event};
 
 impl Host {
     /// Replaces the plan of faults for the calls on this host's sockets.
     pub fn set_faults(&self, faults: Faults) {
-        self.world.network(|network| network.hosts[self.index].faults = faults);
+        self.world.network(|network| {
+            let plan = (faults != Faults::NONE).then(|| faults.to_string());
+            let value = plan.as_deref().map(Value::text);
+            network.trace_lasting(self.index, plan.is_some(), "faults", value);
+            network.hosts[self.index].faults = faults;
+        });
     }
 
     /// Limits the number of open sockets, without listeners. Default: no limit.
@@ -29,6 +34,8 @@ impl Host {
             let until = network.now + duration;
             let end = network.stopped.entry(self.index).or_insert(until);
             *end = until.max(*end);
+            let value = Some(Value::Time(duration));
+            network.trace_host(self.index, TraceEvent::Fault("stopped", value));
             network.reschedule_alarms(self.index);
             network.after(duration, Event::Resume(self.index));
         });
@@ -40,6 +47,7 @@ impl Host {
     /// All segments to and from the host are lost, as with [`set_blocked`](Self::set_blocked).
     pub fn set_unplugged(&self, unplugged: bool) {
         self.world.network(|network| {
+            network.trace_lasting(self.index, unplugged, "unplugged", None);
             network.hosts[self.index].unplugged = unplugged;
             if !unplugged {
                 network.probe_all(self.index);
@@ -88,6 +96,8 @@ impl Host {
     /// ```
     pub fn set_blocked(&self, to: &Self, blocked: bool) {
         self.world.network(|network| {
+            let value = Some(Value::text(&format!("to {}", network.hosts[to.index].name)));
+            network.trace_lasting(self.index, blocked, "blocked", value);
             network.links.entry((self.index, to.index)).or_default().blocked = blocked;
             if !blocked {
                 network.probe_all(self.index);
@@ -99,6 +109,12 @@ impl Host {
     /// [settings](super::Settings::latency), the default.
     pub fn set_latency(&self, to: &Self, latency: Option<Latency>) {
         self.world.network(|network| {
+            let mut value = format!("to {}", network.hosts[to.index].name);
+            if let Some(latency) = &latency {
+                let _ = write!(value, ", {latency:?}");
+            }
+            let value = Some(Value::text(&value));
+            network.trace_lasting(self.index, latency.is_some(), "latency", value);
             network.links.entry((self.index, to.index)).or_default().latency = latency;
         });
     }
@@ -110,22 +126,26 @@ impl Host {
     pub fn set_bandwidth(&self, direction: Direction, bytes_per_second: Option<NonZeroU64>) {
         self.world.network(|network| {
             let host = &mut network.hosts[self.index];
-            let bandwidth = match direction {
-                Direction::Read => &mut host.download,
-                Direction::Write => &mut host.upload,
+            let (bandwidth, name) = match direction {
+                Direction::Read => (&mut host.download, "download"),
+                Direction::Write => (&mut host.upload, "upload"),
             };
             bandwidth.rate = bytes_per_second;
+            let value = bytes_per_second.map(|rate| Value::Number(rate.get()));
+            network.trace_lasting(self.index, value.is_some(), name, value);
         });
     }
 
     /// Sets the host's clock ahead.
     pub fn set_clock_ahead(&self, by: Duration) {
-        self.change_clock(|clock, now| clock.set_ahead(now, by));
+        let fault = TraceEvent::Fault("clock_ahead", Some(Value::Time(by)));
+        self.change_clock(fault, |clock, now| clock.set_ahead(now, by));
     }
 
     /// Sets the host's clock back, as faulty monotonic clocks do.
     pub fn set_clock_back(&self, by: Duration) {
-        self.change_clock(|clock, now| clock.set_back(now, by));
+        let fault = TraceEvent::Fault("clock_back", Some(Value::Time(by)));
+        self.change_clock(fault, |clock, now| clock.set_back(now, by));
     }
 
     /// Makes the host's clock too fast by this many parts per million, or too slow if negative: its
@@ -139,18 +159,24 @@ impl Host {
             parts_per_million > -1_000_000,
             "a drift of {parts_per_million} ppm is not above -1000000"
         );
-        self.change_clock(|clock, now| clock.set_drift(now, parts_per_million));
+        let event = match parts_per_million {
+            0 => TraceEvent::Healed("clock_drift", None),
+            drift => TraceEvent::Fault("clock_drift", Some(Value::text(&format!("{drift} ppm")))),
+        };
+        self.change_clock(event, |clock, now| clock.set_drift(now, parts_per_million));
     }
 
     /// Stops the host's clock for `duration`, and with it the alarms. It then continues from the
     /// same time. If it is stopped already, the later end counts.
     pub fn freeze_clock(&self, duration: Duration) {
-        self.change_clock(|clock, now| clock.freeze(now, now + duration));
+        let fault = TraceEvent::Fault("clock_frozen", Some(Value::Time(duration)));
+        self.change_clock(fault, |clock, now| clock.freeze(now, now + duration));
         self.world.network(|network| network.after(duration, Event::Thaw(self.index)));
     }
 
-    fn change_clock(&self, change: impl FnOnce(&mut ClockState, Instant)) {
+    fn change_clock(&self, event: TraceEvent, change: impl FnOnce(&mut ClockState, Instant)) {
         self.world.network(|network| {
+            network.trace_host(self.index, event);
             change(&mut network.hosts[self.index].clock, network.now);
             network.reschedule_alarms(self.index);
         });

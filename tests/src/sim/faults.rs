@@ -1,6 +1,6 @@
 //! Fault plans: how often which call fails.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
@@ -108,6 +108,33 @@ impl Faults {
     /// Whether the plan breaks no connection.
     pub fn is_harmless(&self) -> bool {
         self.accept_aborted == 0 && self.zero_write == 0 && self.reset == 0 && self.timed_out == 0
+    }
+}
+
+impl fmt::Display for Faults {
+    /// Writes the faults that may strike, with their chances: `short_read 500, stall 20`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let chances = [
+            ("short_read", self.short_read),
+            ("short_write", self.short_write),
+            ("would_block", self.would_block),
+            ("spurious_wake", self.spurious_wake),
+            ("interrupted", self.interrupted),
+            ("stall", self.stall),
+            ("no_splice", self.no_splice),
+            ("send_buffer_grows", self.send_buffer_grows),
+            ("accept_order", self.accept_order),
+            ("accept_aborted", self.accept_aborted),
+            ("zero_write", self.zero_write),
+            ("reset", self.reset),
+            ("timed_out", self.timed_out),
+        ];
+        let mut separator = "";
+        for (name, chance) in chances.into_iter().filter(|(_, chance)| *chance > 0) {
+            write!(f, "{separator}{name} {chance}")?;
+            separator = ", ";
+        }
+        Ok(())
     }
 }
 

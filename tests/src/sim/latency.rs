@@ -63,6 +63,14 @@ impl Latency {
             Self::LongTailed { usual, doubles, max } => long_tailed(usual, *doubles, *max, dice),
         }
     }
+
+    /// Whether a latency that was drawn is in the long tail.
+    pub(super) fn is_slow(&self, drawn: Duration) -> bool {
+        match self {
+            Self::Constant(_) | Self::Uniform(_) | Self::PerConnection(_) => false,
+            Self::LongTailed { usual, .. } => drawn > *usual.end(),
+        }
+    }
 }
 
 fn long_tailed(

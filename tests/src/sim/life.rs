@@ -81,7 +81,12 @@ impl Host {
             self.kill();
         }
         self.world.network(|network| {
-            network.hosts[self.index].state = State::Running;
+            let fault =
+                match std::mem::replace(&mut network.hosts[self.index].state, State::Running) {
+                    State::Running | State::Killed => "killed",
+                    State::Off => "power_cut",
+                };
+            network.trace_host(self.index, TraceEvent::Healed(fault, None));
             network.probe_all(self.index);
         });
         for program in programs {
@@ -131,13 +136,12 @@ impl Network {
 
     fn kill(&mut self, host: usize, state: State) {
         self.hosts[host].state = state;
+        let fault = if state == State::Off { "power_cut" } else { "killed" };
+        self.trace_host(host, TraceEvent::Fault(fault, None));
         let listeners = self.listeners.extract_if(.., |_, backlog| backlog.host == host);
         let waiting: Vec<usize> = listeners.flat_map(|(_, backlog)| backlog.waiting).collect();
         for id in self.ends_of(host) {
-            self.trace(
-                id,
-                TraceEvent::Fault(if state == State::Off { "power_cut" } else { "killed" }),
-            );
+            self.trace_fault(id, fault, None);
             if state == State::Off {
                 self.vanish(id);
             } else if id.side == Side::Server && waiting.contains(&id.connection) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 use wirestate_core::Instant;
 
 use super::{
-    Faults, Latency, Settings,
+    Faults, Latency, Settings, TraceEvent,
     network::{Network, State},
 };
 
@@ -77,6 +77,7 @@ impl Network {
             state.clock.heal(now);
             self.resume(host);
             self.probe_all(host);
+            self.trace_host(host, TraceEvent::Healed("all", None));
         }
         self.deliver_queued();
     }

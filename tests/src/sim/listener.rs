@@ -12,7 +12,7 @@ use wirestate_core::{
 };
 
 use super::{
-    Faults, Side, Socket, TraceEvent, World,
+    Faults, Side, Socket, TraceEvent, Value, World,
     connection::EndId,
     network::{Backlog, Network},
 };
@@ -53,7 +53,10 @@ impl runtime::Listener for Listener {
                 .filter(|backlog| backlog.host == host)
                 .map(|backlog| backlog.waiting.len())
                 .sum();
-            if network.hosts[host].sockets - waiting >= network.hosts[host].max_sockets {
+            let max = network.hosts[host].max_sockets;
+            if network.hosts[host].sockets - waiting >= max {
+                let value = Some(Value::Number(max as u64));
+                network.trace_host(host, TraceEvent::Fault("max_sockets", value));
                 return Poll::Ready(Err(io::Error::from_raw_os_error(EMFILE)));
             }
             let Faults { accept_aborted: aborted, accept_order, .. } = network.hosts[host].faults;
@@ -64,8 +67,12 @@ impl runtime::Listener for Listener {
                 if is_reordered { backlog.dice.up_to("accept_order_index", count) - 1 } else { 0 };
             let connection = backlog.waiting.remove(index).expect("the index is below the length");
             let end = EndId { connection, side: Side::Server };
-            if backlog.dice.strikes("accept_aborted", aborted) {
-                network.trace(end, TraceEvent::Fault("accept_aborted"));
+            let is_aborted = backlog.dice.strikes("accept_aborted", aborted);
+            if index > 0 {
+                network.trace_fault(end, "accept_order", Some(Value::part(index + 1, count)));
+            }
+            if is_aborted {
+                network.trace_fault(end, "accept_aborted", None);
                 network.reset(end);
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }

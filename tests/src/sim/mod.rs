@@ -107,6 +107,6 @@ pub use self::{
     record::Record,
     socket::Socket,
     swarm::{Disturbance, Swarm},
-    trace::{Entry, Excerpt, Side, Trace, TraceEvent, digest},
+    trace::{Entry, Excerpt, Place, Side, Trace, TraceEvent, Value, digest},
     world::{Halted, Leftovers, Settings, World},
 };

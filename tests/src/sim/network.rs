@@ -13,7 +13,7 @@ use std::{
 use wirestate_core::{Direction, Instant};
 
 use super::{
-    Entry, Faults, Settings, Trace, TraceEvent,
+    Entry, Faults, Place, Settings, Trace, TraceEvent, Value,
     alarms::Alarms,
     case,
     clock::ClockState,
@@ -126,8 +126,8 @@ pub(super) enum Event {
     Resume(usize),
     /// The frozen clock of a host continues.
     Thaw(usize),
-    /// A spurious wake-up of a host's task.
-    Wake(usize, Waker),
+    /// A spurious wake-up of the task that uses the end.
+    Wake(EndId, Waker),
 }
 
 impl Network {
@@ -221,12 +221,14 @@ impl Network {
                     end.wakers().for_each(Waker::wake_by_ref);
                 }
             }
-            Some(Event::Wake(host, waker)) if !self.stopped.contains_key(host) => {
-                waker.wake_by_ref();
+            Some(Event::Wake(end, waker)) => {
+                let host = self.connections[end.connection].peek(end.side).host;
+                if !self.stopped.contains_key(&host) {
+                    waker.wake_by_ref();
+                }
             }
             Some(
-                Event::Wake(..)
-                | Event::Retransmit(_)
+                Event::Retransmit(_)
                 | Event::Request(_)
                 | Event::Answer(..)
                 | Event::Resume(_)
@@ -255,13 +257,21 @@ impl Network {
             Event::Resume(host) => {
                 if self.stopped.get(&host).is_some_and(|until| *until <= self.now) {
                     self.resume(host);
+                    self.trace_host(host, TraceEvent::Healed("stopped", None));
                 }
             }
             Event::Thaw(host) => {
-                self.hosts[host].clock.thaw(self.now);
+                if self.hosts[host].clock.thaw(self.now) {
+                    self.trace_host(host, TraceEvent::Healed("clock_frozen", None));
+                }
                 self.reschedule_alarms(host);
             }
-            Event::Wake(_, waker) => waker.wake(),
+            Event::Wake(end, waker) => {
+                if !self.end(end).record.closed {
+                    self.trace_fault(end, "spurious_wake", None);
+                }
+                waker.wake();
+            }
         }
     }
 
@@ -314,10 +324,32 @@ impl Network {
     pub(super) fn trace(&mut self, end: EndId, event: TraceEvent) {
         let connection = &self.connections[end.connection];
         let (client, dial) = (connection.client.clone(), connection.dial);
-        self.trace.push(Entry { at: self.now, client, dial, side: end.side, event });
+        let place = Place::End { client, dial, side: end.side };
+        self.trace.push(Entry { at: self.now, place, event });
         if self.is_watched {
             self.changed.insert(end);
         }
+    }
+
+    pub(super) fn trace_fault(&mut self, end: EndId, name: &'static str, value: Option<Value>) {
+        self.trace(end, TraceEvent::Fault(name, value));
+    }
+
+    pub(super) fn trace_host(&mut self, host: usize, event: TraceEvent) {
+        let place = Place::Host(self.hosts[host].name.clone());
+        self.trace.push(Entry { at: self.now, place, event });
+    }
+
+    /// A fault of a host begins (`true`) or ends.
+    pub(super) fn trace_lasting(
+        &mut self,
+        host: usize,
+        begins: bool,
+        name: &'static str,
+        value: Option<Value>,
+    ) {
+        let event = if begins { TraceEvent::Fault } else { TraceEvent::Healed };
+        self.trace_host(host, event(name, value));
     }
 }
 

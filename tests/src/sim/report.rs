@@ -25,16 +25,19 @@ impl Network {
         name.map_or_else(|| format!("{host}#{id}"), |name| format!("{host}#{id} ({name})"))
     }
 
-    /// The last events of the connections that `tasks` use; of all connections if they use none.
+    /// The last events of hosts, and of the connections that `tasks` use; of all connections if they
+    /// use none.
     pub(super) fn last_events(&self, tasks: &[TaskInfo]) -> Vec<Entry> {
         let tasks: BTreeSet<_> = tasks.iter().map(|task| Some(task.id)).collect();
         let used: BTreeSet<_> = self
             .ends()
             .filter(|end| tasks.contains(&end.task))
-            .map(|end| (&end.record.client, end.record.dial))
+            .map(|end| (&*end.record.client, end.record.dial))
             .collect();
-        let is_shown =
-            |entry: &&Entry| used.is_empty() || used.contains(&(&entry.client, entry.dial));
+        let is_shown = |entry: &&Entry| {
+            let connection = entry.place.connection();
+            used.is_empty() || connection.is_none_or(|connection| used.contains(&connection))
+        };
         let mut last: Vec<_> =
             self.trace.entries().iter().rev().filter(is_shown).take(LAST_EVENTS).cloned().collect();
         last.reverse();

@@ -11,11 +11,12 @@ use std::{
 
 use wirestate_timeline::{Event, Payload, Timeline};
 
-use super::{Excerpt, Side, Trace, TraceEvent, network::Network};
+use super::{Excerpt, Place, Trace, TraceEvent, network::Network, trace::setting};
 use crate::seeds::is_quiet;
 
 impl Trace {
-    /// The events as a [`Timeline`] with a lane for each end of each connection, titled `title`.
+    /// The events as a [`Timeline`] with a lane for each end of each connection and
+    /// for each host with events of its own, titled `title`.
     ///
     /// ```
     /// use wirestate_core::runtime::Runtime;
@@ -38,18 +39,21 @@ impl Trace {
     pub fn timeline(&self, title: &str) -> Timeline {
         let mut timeline = Timeline::new(title);
         timeline.add_fact("hash of the trace", format!("{:016x}", self.hash()));
-        let mut lanes = BTreeMap::new();
+        let (mut hosts, mut connections) = (BTreeMap::new(), BTreeMap::new());
         for entry in self.entries() {
-            let connection = (&entry.client, entry.dial);
-            let [client, server] = *lanes.entry(connection).or_insert_with(|| {
-                let name = format!("{}/{}", entry.client, entry.dial);
-                let ends = ["client", "server"].map(|end| timeline.add_lane(&name, end));
-                timeline.connect(ends[0], ends[1]);
-                ends
-            });
-            let lane = match entry.side {
-                Side::Client => client,
-                Side::Server => server,
+            let lane = match &entry.place {
+                Place::Host(name) => {
+                    *hosts.entry(name).or_insert_with(|| timeline.add_lane(&**name, "host"))
+                }
+                Place::End { client, dial, side } => {
+                    let ends = connections.entry((client, dial)).or_insert_with(|| {
+                        let name = format!("{client}/{dial}");
+                        let ends = ["client", "server"].map(|end| timeline.add_lane(&name, end));
+                        timeline.connect(ends[0], ends[1]);
+                        ends
+                    });
+                    ends[*side as usize]
+                }
             };
             timeline.push(entry.at.since_epoch(), lane, Event::from(&entry.event));
         }
@@ -78,7 +82,10 @@ impl From<&TraceEvent> for Event {
             TraceEvent::Reset => Self::Reset,
             TraceEvent::Error(label) => Self::Error((*label).into()),
             TraceEvent::Closed => Self::Closed,
-            TraceEvent::Fault(name) => Self::Fault((*name).into()),
+            TraceEvent::Fault(name, value) => Self::Fault(setting(name, value.as_ref()).into()),
+            TraceEvent::Healed(name, value) => {
+                Self::Note(format!("healed: {}", setting(name, value.as_ref())).into())
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use wirestate_core::Instant;
@@ -27,22 +28,34 @@ impl Side {
     }
 }
 
-/// An event of a trace, with its time and the end of the connection at which it happened.
+/// An event of a trace, with its time and its place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The time, by the world's clock.
     pub at: Instant,
-    /// The name of the host that opened the connection.
-    pub client: Arc<str>,
-    /// The number of the connection, counted from 0 by the host that opened it.
-    pub dial: u64,
-    /// The end of the connection at which it happened.
-    pub side: Side,
+    /// Where it happened.
+    pub place: Place,
     /// What happened.
     pub event: TraceEvent,
 }
 
-/// An event at one end of a connection.
+/// Where an event of a trace has happened.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// At one end of a connection.
+    End {
+        /// The name of the host that opened the connection.
+        client: Arc<str>,
+        /// The number of the connection, counted from 0 by the host that opened it.
+        dial: u64,
+        /// The end.
+        side: Side,
+    },
+    /// On the host of this name.
+    Host(Arc<str>),
+}
+
+/// An event at one end of a connection, or on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TraceEvent {
     /// A host started to connect.
@@ -81,10 +94,60 @@ pub enum TraceEvent {
     Error(&'static str),
     /// The socket was closed.
     Closed,
-    /// A fault was injected; this is its name in [`Faults`](super::Faults), or what has happened to
-    /// the end: `killed`; `power_cut`; `lost`, a segment to it, in a partition; `gave_up`, its
-    /// kernel after 924 s of retransmissions.
-    Fault(&'static str),
+    /// A fault has struck.
+    ///
+    /// A fault of a plan has its name in [`Faults`](super::Faults). At an end there are also
+    /// `latency_doubles`, a segment to it is slow ([`Latency`](super::Latency)); `lost`, a segment
+    /// to it, in a partition; `backlog_full`, the server has dropped its SYN; `gave_up`, its kernel
+    /// after 924 s of retransmissions; `killed`; `power_cut`.
+    ///
+    /// On a host there are `max_sockets`, an accept that was refused; and what was set on the
+    /// [`Host`](super::Host): `faults`, `stopped`, `unplugged`, `blocked`, `latency`, `upload`,
+    /// `download`, `clock_ahead`, `clock_back`, `clock_drift`, `clock_frozen`, `killed`,
+    /// `power_cut`.
+    Fault(&'static str, Option<Value>),
+    /// A fault of a host has ended: one of those above, or `all`.
+    Healed(&'static str, Option<Value>),
+}
+
+/// The size of a fault.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Value {
+    /// A number, such as of bytes.
+    Number(u64),
+    /// A part of a number: a read that returns 3 of 25 bytes.
+    Part(u64, u64),
+    /// A time.
+    Time(Duration),
+    /// Another value as text.
+    Text(Arc<str>),
+}
+
+impl Value {
+    pub(super) fn part(part: usize, whole: usize) -> Self {
+        Self::Part(part as u64, whole as u64)
+    }
+
+    pub(super) fn text(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl fmt::Display for Value {
+    /// Writes `3`, `3 of 25`, `20ms`, or the text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Part(part, whole) => write!(f, "{part} of {whole}"),
+            Self::Time(time) => write!(f, "{time:?}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A name, and its value if it has one: `short_read = 3 of 25`.
+pub(super) fn setting(name: &str, value: Option<&Value>) -> String {
+    value.map_or_else(|| name.to_owned(), |value| format!("{name} = {value}"))
 }
 
 /// The first bytes of a read or a write, at most 24.
@@ -130,7 +193,12 @@ impl fmt::Display for TraceEvent {
             Self::Sent { bytes, digest, excerpt } => ("Sent", bytes, digest, excerpt),
             Self::Received { bytes, digest, excerpt } => ("Received", bytes, digest, excerpt),
             Self::Error(text) => return write!(f, "Error {text}"),
-            Self::Fault(text) => return write!(f, "Fault {text}"),
+            Self::Fault(name, value) => {
+                return write!(f, "Fault {}", setting(name, value.as_ref()));
+            }
+            Self::Healed(name, value) => {
+                return write!(f, "Healed {}", setting(name, value.as_ref()));
+            }
             Self::Dialled
             | Self::Refused
             | Self::Connected
@@ -145,10 +213,39 @@ impl fmt::Display for TraceEvent {
 }
 
 impl fmt::Display for Entry {
-    /// Writes one line, without its end. The connection is `client/dial`.
+    /// Writes one line, without its end. A connection is `client/dial`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, client, dial, side, event } = self;
-        write!(f, "{at} {client}/{dial} {side:?}: {event}")
+        let Self { at, place, event } = self;
+        write!(f, "{at} {place}: {event}")
+    }
+}
+
+impl fmt::Display for Place {
+    /// Writes `client/0 Server`, or the name of the host.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::End { client, dial, side } => write!(f, "{client}/{dial} {side:?}"),
+            Self::Host(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Place {
+    /// The end of the connection. `None` for a host.
+    pub const fn side(&self) -> Option<Side> {
+        match self {
+            Self::End { side, .. } => Some(*side),
+            Self::Host(_) => None,
+        }
+    }
+
+    /// The name of the host that opened the connection, and the connection's number. `None` for a
+    /// host.
+    pub fn connection(&self) -> Option<(&str, u64)> {
+        match self {
+            Self::End { client, dial, .. } => Some((client, *dial)),
+            Self::Host(_) => None,
+        }
     }
 }
 
@@ -172,7 +269,9 @@ impl Trace {
 
     /// The events of the connections that the host `client` has opened.
     pub fn of<'a>(&'a self, client: &'a str) -> impl Iterator<Item = &'a Entry> {
-        self.entries.iter().filter(move |entry| &*entry.client == client)
+        self.entries.iter().filter(move |entry| {
+            entry.place.connection().is_some_and(|(opener, _)| opener == client)
+        })
     }
 
     pub(super) fn push(&mut self, entry: Entry) {

@@ -85,7 +85,7 @@ fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
     // The number of reads, and their bytes.
     let read = || {
         let trace = scene.world.trace();
-        let of_server = trace.of("sender").filter(|entry| entry.side == Side::Server);
+        let of_server = trace.of("sender").filter(|entry| entry.place.side() == Some(Side::Server));
         let pieces = of_server.filter_map(|entry| {
             let TraceEvent::Received { bytes, .. } = entry.event else { return None };
             Some(bytes)

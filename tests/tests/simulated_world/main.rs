@@ -6,6 +6,7 @@ mod killed;
 mod links;
 mod partitions;
 mod phases;
+mod struck;
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
