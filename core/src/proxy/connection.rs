@@ -487,7 +487,7 @@ impl<R: Runtime> Relaying<R> {
                 if self.relay.is_open(to)
                     && let Some(after) = faults.take_reset(to, now)
                 {
-                    self.relay.inject_reset(to, after);
+                    self.relay.inject_reset(to, after, now);
                     has_reset = true;
                 }
             }

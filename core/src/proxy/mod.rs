@@ -82,7 +82,9 @@ mod upstreams;
 
 pub use self::{
     config::{Config, MIN_BUFFER},
-    relay::{ProxyReason, Relay, RelayFactory, RelaySide, Side, replay, replay_observed},
+    relay::{
+        ProxyReason, Relay, RelayCall, RelayFactory, RelaySide, Side, replay, replay_observed,
+    },
     upstreams::{
         Balance, DialError, DueCheck, EndpointCounters, FailedAttempt, Lookup, Selection,
         UpstreamCounters, Upstreams,

@@ -34,5 +34,5 @@ pub use self::{
     recorded::{Recordable, Recorded},
     recorder::{BlockSink, Ended, Recorder, Stop},
     recording::{End, ReadError, ReadErrorKind, Recording, Step, Steps, What},
-    replay::{Difference, DifferenceKind, Replay, replay, replay_observed},
+    replay::{Difference, DifferenceKind, Observed, Replay, replay, replay_observed},
 };

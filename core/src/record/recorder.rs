@@ -154,7 +154,7 @@ impl Recorder {
             }
             Event::Eof => self.begin(now, side, kind::EOF),
             Event::Written(n) => {
-                add_output(&mut self.output[side], machine, n);
+                add_output(machine, n, |bytes| self.output[side].write(bytes));
                 self.begin(now, side, kind::SENT);
                 put_number(&mut self.buffer, n as u64);
                 self.buffer.extend_from_slice(&self.output[side].short().to_le_bytes());
@@ -280,25 +280,24 @@ impl Recorder {
     }
 }
 
-/// Adds the first `n` bytes of the output of `machine`.
-pub(super) fn add_output(output: &mut Digest, machine: &impl Machine, n: usize) -> usize {
+/// Passes the first `n` bytes of the output of `machine` to `add`. Returns how many there were.
+pub(super) fn add_output(machine: &impl Machine, n: usize, add: impl FnMut(&[u8])) -> usize {
     let mut few = [&[][..]; FEW_SLICES];
     let count = machine.write_bufs(&mut few);
     let offered: usize = few[..count].iter().map(|buf| buf.len()).sum();
     if count < FEW_SLICES || n <= offered {
-        return add_first(output, &few[..count], n);
+        return add_first(&few[..count], n, add);
     }
     let mut many = [&[][..]; MAX_SLICES];
     let count = machine.write_bufs(&mut many);
-    add_first(output, &many[..count], n)
+    add_first(&many[..count], n, add)
 }
 
-/// Adds the first `n` bytes of `bufs`. Returns how many there were.
-fn add_first(output: &mut Digest, bufs: &[&[u8]], n: usize) -> usize {
+fn add_first(bufs: &[&[u8]], n: usize, mut add: impl FnMut(&[u8])) -> usize {
     let mut rest = n;
     for buf in bufs {
         let len = buf.len().min(rest);
-        output.write(&buf[..len]);
+        add(&buf[..len]);
         rest -= len;
     }
     n - rest

@@ -118,15 +118,26 @@ pub enum DifferenceKind {
 ///
 /// A machine that panics is a difference (with the feature `std`).
 pub fn replay<M: Recordable>(machine: &mut M, recording: &Recording<'_>) -> Replay {
-    replay_observed(machine, recording, |_, _, _| ())
+    replay_observed(machine, recording, |_, _| ())
 }
 
-/// As [`replay`], and calls `observe` after each step that is the same, with the status of the
-/// machine and its deadline.
+/// A machine after a step of a replay that is the same as the recorded one.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// Its status.
+    pub status: Status,
+    /// Its next deadline.
+    pub deadline: Option<Instant>,
+    /// The bytes of the step if it is [`What::Sent`], otherwise none. The digest of all output so
+    /// far is the recorded one.
+    pub sent: &'a [u8],
+}
+
+/// As [`replay`], and calls `observe` after each step that is the same.
 pub fn replay_observed<M: Recordable>(
     machine: &mut M,
     recording: &Recording<'_>,
-    mut observe: impl FnMut(&Step<'_>, Status, Option<Instant>),
+    mut observe: impl FnMut(&Step<'_>, Observed<'_>),
 ) -> Replay {
     machine.begin_recording();
     let mut outside = Vec::new();
@@ -141,7 +152,8 @@ pub fn replay_observed<M: Recordable>(
         if outside != step.outside {
             return Err(DifferenceKind::Outside);
         }
-        observe(step, machine.status(), machine.poll_timeout());
+        let (status, deadline) = (machine.status(), machine.poll_timeout());
+        observe(step, Observed { status, deadline, sent: player.sent() });
         Ok(())
     });
     let reason = if run.has_panicked() { None } else { reason_of(machine) };
@@ -243,11 +255,18 @@ fn difference_of_ends(end: &End<'_>, reason: Option<&(String, String)>) -> Optio
 #[derive(Debug, Default)]
 pub(crate) struct Sides {
     output: [Digest; 2],
+    /// The bytes that the last step has sent.
+    sent: Vec<u8>,
     /// Whether no write can fail any more.
     sends_no_more: [bool; 2],
 }
 
 impl Sides {
+    /// The bytes that the last step has sent.
+    pub(crate) fn sent(&self) -> &[u8] {
+        &self.sent
+    }
+
     /// A new connection has taken the place of a side.
     pub(crate) fn reopen(&mut self, side: usize) {
         self.sends_no_more[side] = false;
@@ -261,7 +280,8 @@ impl Sides {
     ) -> Result<(), DifferenceKind> {
         let (now, interest) = (step.at, machine.interest());
         let reads = || if interest.read { Ok(()) } else { Err(DifferenceKind::ReadsNot(interest)) };
-        let output = &mut self.output[step.side];
+        let (output, sent) = (&mut self.output[step.side], &mut self.sent);
+        sent.clear();
         let event = match step.what {
             What::Received { len, bytes } => {
                 reads()?;
@@ -276,7 +296,10 @@ impl Sides {
             What::Sent { len, digest } => {
                 let from = output.len();
                 let offered = match interest.write {
-                    Outbound::Flush => add_output(output, machine, len),
+                    Outbound::Flush => add_output(machine, len, |bytes| {
+                        output.write(bytes);
+                        sent.extend_from_slice(bytes);
+                    }),
                     Outbound::Idle | Outbound::Finish | Outbound::Finished | Outbound::Reset => 0,
                 };
                 if offered < len || len == 0 {

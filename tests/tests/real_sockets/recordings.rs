@@ -59,6 +59,13 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
     assert!(exchange(proxy.connect(), &vec![b'x'; 100_000]).len() > 100_000);
     reset(proxy.connect());
     proxy.stop();
+    let plan = "to-upstream.reset = { after = 3 }";
+    let faulty = ["--upstream", &echo.address, "--faults", plan, "--seed", "7"];
+    let faulty = Server::start_as(binary, "proxy", &[&record[..], &faulty].concat());
+    let mut stream = faulty.connect();
+    stream.write_all(b"hello").unwrap();
+    assert!(stream.read_to_end(&mut Vec::new()).is_err(), "the plan resets the connection");
+    faulty.stop();
     echo.stop();
 
     let app = [&record[..], &["--table", &table_path]].concat();
@@ -103,7 +110,9 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
         let ended = shown.lines().find_map(|line| line.strip_prefix("ended        ")).unwrap();
         let (label, _) = ended.split_once(':').unwrap_or(("", ""));
         assert!(page.starts_with("<!"), "{path}: {page}");
-        assert!(page.contains(&format!("\"{label}\"")), "{label}: {page}");
+        assert!(page.contains(&format!("[\"ended\",\"{label}")), "{label}: {page}");
+        // What was sent is in the page, although not in the recording.
+        assert!(!path.contains("-echo-1.") || page.contains("\"> hello\""), "{path}: {page}");
     }
     let relay = recordings.iter().find(|path| path.contains("-relay-")).unwrap();
     let error = text(&run(other, &["replay", relay, "--shrink"]).stderr);
@@ -121,6 +130,12 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
     let changed = recordings.iter().find(|path| path.contains("-message-1")).unwrap();
     let error = text(&run(other, &["replay", changed]).stderr);
     assert!(error.contains("the output differs: one of the "), "{error}");
+    // The page has no byte that was not sent.
+    let page = run(other, &["replay", "--html", changed]);
+    assert_eq!(page.status.code(), Some(1));
+    let page = text(&page.stdout);
+    assert!(!page.contains("grey") && !page.contains("blue"), "{page}");
+    assert!(page.contains("[\"replayed\",\"it differs at byte "), "{page}");
     let test = text(&run(other, &["replay", changed, "--shrink"]).stdout);
     assert!(test.contains("fn a_session_is_as_it_was_recorded() {"), "{test}");
     assert!(test.contains(r#"Table::from_json(b"{\"sky\": \"grey\"}")"#), "{test}");

@@ -5,8 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Machine, Outbound,
-    proxy::{self, Config, ProxyReason, Relay, RelayFactory, Side},
-    record::Recording,
+    proxy::{self, Config, ProxyReason, Relay, RelayCall, RelayFactory, Side},
+    record::{Recording, What},
 };
 use wirestate_testkit::proptest_config;
 
@@ -24,6 +24,7 @@ enum Act {
     ShutDown,
     Connect(bool),
     Refuse,
+    InjectReset(u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -38,6 +39,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::ShutDown),
         3 => any::<bool>().prop_map(Act::Connect),
         1 => Just(Act::Refuse),
+        1 => any::<u8>().prop_map(Act::InjectReset),
     ]
 }
 
@@ -54,12 +56,15 @@ fn perform(relay: &mut Relay, side: Side, act: Act, mut now: Instant) -> Instant
     match act {
         Act::Connect(has_another) if is_dialling => relay.handle_connected(now, has_another),
         Act::Refuse if is_dialling => relay.refuse(ProxyReason::ShutDown, now),
+        Act::InjectReset(after) if !is_dialling && relay.is_open(Side::Upstream) => {
+            relay.inject_reset(side, after.into(), now);
+        }
         Act::ShutDown => relay.shut_down(now),
         Act::Wait(seconds) => {
             now += Duration::from_secs(u64::from(seconds % 16));
             relay.handle_timeout(now, usize::from(seconds / 32), usize::from(seconds % 3));
         }
-        Act::Connect(_) | Act::Refuse => {}
+        Act::Connect(_) | Act::Refuse | Act::InjectReset(_) => {}
         Act::Receive(_) | Act::Eof | Act::Fail(_) | Act::Accept(_) | Act::Finish => {
             let mut side = relay.side(side);
             let interest = side.interest();
@@ -94,12 +99,54 @@ fn perform(relay: &mut Relay, side: Side, act: Act, mut now: Instant) -> Instant
                 | Act::Wait(_)
                 | Act::ShutDown
                 | Act::Connect(_)
-                | Act::Refuse => return now,
+                | Act::Refuse
+                | Act::InjectReset(_) => return now,
             };
             side.handle(now, event);
         }
     }
     now
+}
+
+/// The calls of a recorded relay in words.
+fn calls(acts: &[(Side, Act)]) -> Vec<String> {
+    let (relays, blocks) = (factory(), Blocks::default());
+    let mut relay = relays.relay(Instant::EPOCH);
+    relay.record(blocks.recorder(Instant::EPOCH));
+    for (side, act) in acts {
+        perform(&mut relay, *side, *act, Instant::EPOCH);
+    }
+    drop(relay);
+    let bytes = blocks.bytes();
+    let steps = Recording::read(&bytes).unwrap().steps().filter_map(|step| match step.what {
+        What::Note(note) => Some(RelayCall::decode(note).unwrap().to_string()),
+        _ => None,
+    });
+    steps.collect()
+}
+
+#[test]
+fn a_note_says_in_words_what_has_happened() {
+    let client = |act| (Side::Client, act);
+    let relayed =
+        [client(Act::Connect(false)), client(Act::Wait(67)), client(Act::InjectReset(40))];
+    assert_eq!(
+        calls(&relayed),
+        [
+            "an upstream was connected",
+            "a deadline was handled; not acknowledged are 2 bytes by the client and 1 by the upstream",
+            "reset by the plan of faults, after 40 bytes to the client",
+        ]
+    );
+    let refused = [client(Act::Wait(0)), client(Act::Refuse), client(Act::ShutDown)];
+    assert_eq!(
+        calls(&refused),
+        [
+            "a deadline was handled",
+            "the client is refused: shutdown requested",
+            "a shutdown was requested",
+        ]
+    );
 }
 
 proptest! {
@@ -126,6 +173,13 @@ proptest! {
         let replay = proxy::replay(&mut relays.relay(Instant::EPOCH), &recording);
         prop_assert_eq!(replay.difference, None);
         prop_assert_eq!(replay.reason.map(|(_, text)| text), reason);
+    }
+
+    #[test]
+    fn any_note_is_decoded_or_refused(note in prop::collection::vec(any::<u8>(), 0..8)) {
+        if let Some(call) = RelayCall::decode(&note) {
+            prop_assert!(!call.to_string().is_empty());
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod machine;
 mod page;
+mod words;
 
 use std::{
     fs,
@@ -122,7 +123,8 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
     }
     let difference = if flags.html {
         let (timeline, difference) = if recording.header().has_payloads {
-            with_machine(&recording, path, Drawing(&recording)).map_err(failed)?
+            let drawing = Drawing { recording: &recording, has_mistake: mistake.is_some() };
+            with_machine(&recording, path, drawing).map_err(failed)?
         } else {
             (page::without_replay(&recording), None)
         };
@@ -133,8 +135,9 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
     } else {
         output::write(description(recording.header()).as_bytes())?;
         if flags.events {
+            let machine = recording.header().field("machine").unwrap_or_default();
             for step in recording.steps() {
-                output::write(line(&step).as_bytes())?;
+                output::write(line(machine, &step).as_bytes())?;
             }
         }
         let replay = with_machine(&recording, path, Replaying(&recording)).map_err(failed)?;
@@ -176,8 +179,8 @@ fn description(header: &Header) -> String {
 }
 
 /// The line of a step.
-fn line(step: &Step<'_>) -> String {
-    let Step { offset, at, side, what, outside } = step;
+fn line(machine: &str, step: &Step<'_>) -> String {
+    let Step { offset, at, side, what, outside: _ } = step;
     let what = match what {
         What::Start => "the machine was made".to_owned(),
         What::Received { len, bytes: None } => format!("received {len} bytes"),
@@ -190,13 +193,10 @@ fn line(step: &Step<'_>) -> String {
         What::Finished { is_reset: true } => "sent an RST".to_owned(),
         What::Event(event) => format!("{event:?}"),
         What::Shared => "found news in shared state".to_owned(),
-        What::Note(note) => format!("was called: {}", note.escape_ascii()),
+        What::Note(note) => words::of_note(note),
     };
-    let outside = if outside.is_empty() {
-        String::new()
-    } else {
-        format!(", with {} bytes from outside", outside.len())
-    };
+    let outside = words::of_outside(machine, step).map(|outside| format!("; {outside}"));
+    let outside = outside.unwrap_or_default();
     format!("{offset:>10} {at} {}{what}{outside}\n", if *side == 0 { "" } else { "upstream: " })
 }
 
@@ -211,16 +211,18 @@ fn result(recording: &Recording<'_>, replay: &Replay, has_mistake: bool) -> Stri
         (None, Some(message)) => format!("a panic, as recorded: {message}"),
         (None, None) => "it has not ended".to_owned(),
     };
-    let recorded = match (recording.end(), recording.stop()) {
-        (_, Some(stop)) => format!("the recording has stopped before: {stop}"),
-        (None, None) => "no end: the recording is cut or wrong".to_owned(),
-        (Some(end), None) => match end.ended {
-            Ended::Reason(_) => format!("{}: {}", end.label, end.text),
-            Ended::Dropped => "the connection was aborted".to_owned(),
-            Ended::Panicked => "a panic".to_owned(),
-        },
-    };
-    let verdict = match &replay.difference {
+    format!(
+        "events       {events}\nsent         {}\nended        {end}\nrecorded     {}\n\
+         replayed     {}\n",
+        sent.join("; to the upstream "),
+        recorded_end(recording),
+        verdict(recording, replay, has_mistake),
+    )
+}
+
+/// How far the replay is the same.
+fn verdict(recording: &Recording<'_>, replay: &Replay, has_mistake: bool) -> &'static str {
+    match &replay.difference {
         Some(Difference { kind: DifferenceKind::NoPayloads, .. }) => {
             "the same output up to the first bytes that were received"
         }
@@ -228,12 +230,20 @@ fn result(recording: &Recording<'_>, replay: &Replay, has_mistake: bool) -> Stri
         None if has_mistake => "the same output up to the mistake",
         None if recording.stop().is_some() => "the same output up to there",
         None => "the same output and end",
-    };
-    format!(
-        "events       {events}\nsent         {}\nended        {end}\nrecorded     {recorded}\n\
-         replayed     {verdict}\n",
-        sent.join("; to the upstream ")
-    )
+    }
+}
+
+/// How the recorded session has ended.
+fn recorded_end(recording: &Recording<'_>) -> String {
+    match (recording.end(), recording.stop()) {
+        (_, Some(stop)) => format!("the recording has stopped before: {stop}"),
+        (None, None) => "no end: the recording is cut or wrong".to_owned(),
+        (Some(end), None) => match end.ended {
+            Ended::Reason(_) => format!("{}: {}", end.label, end.text),
+            Ended::Dropped => "the connection was aborted".to_owned(),
+            Ended::Panicked => "a panic".to_owned(),
+        },
+    }
 }
 
 /// How many bytes of what was received are shown.

@@ -1,24 +1,33 @@
 //! The page of a recorded session.
 
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
     panic::{self, AssertUnwindSafe},
 };
 
 use wirestate_core::{
-    Event as MachineEvent, Instant, Status,
-    proxy::{self, RelayFactory},
-    record::{self, Difference, Ended, Recordable, Recording, Replay, Step, What},
+    Event as MachineEvent, Instant,
+    proxy::{self, RelayCall, RelayFactory},
+    record::{self, Difference, Ended, Observed, Recordable, Recording, Replay, Step, What},
 };
 use wirestate_timeline::{Event, Lane, Payload, Timeline};
 
-use super::machine::Use;
+use super::{machine::Use, recorded_end, verdict, words};
 
 /// Replays a recording, and draws what its machine does.
-pub(super) struct Drawing<'a>(pub(super) &'a Recording<'a>);
+pub(super) struct Drawing<'a> {
+    pub(super) recording: &'a Recording<'a>,
+    /// Whether the file is cut or wrong behind it.
+    pub(super) has_mistake: bool,
+}
 
-/// The state and the deadline of a machine after each step, by the step's place in the recording.
-type Observed = BTreeMap<usize, (&'static str, Option<Instant>)>;
+/// What the replay shows of a step that is the same.
+struct Shown {
+    state: &'static str,
+    deadline: Option<Instant>,
+    /// The first bytes of what was sent.
+    sent: Box<[u8]>,
+}
 
 impl Use for Drawing<'_> {
     type Output = (Timeline, Option<Difference>);
@@ -30,53 +39,84 @@ impl Use for Drawing<'_> {
         _: &str,
         _: &str,
     ) -> Self::Output {
-        let (mut machine, mut observed) = (make(), Observed::new());
-        let replay = record::replay_observed(&mut machine, self.0, observing(&mut observed));
+        let (mut machine, mut shown) = (make(), Vec::new());
+        let replay = record::replay_observed(&mut machine, self.recording, observing(&mut shown));
         // After a panic, even its drop may panic.
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(machine)));
-        (timeline(self.0, Some(&replay), &observed), replay.difference)
+        self.draw(replay, &shown)
     }
 
     fn relay(self, relays: &RelayFactory) -> Self::Output {
-        let mut relay = relays.relay(self.0.header().started_at);
-        let mut observed = Observed::new();
-        let result = proxy::replay_observed(&mut relay, self.0, observing(&mut observed));
-        (timeline(self.0, Some(&result), &observed), result.difference)
+        let mut relay = relays.relay(self.recording.header().started_at);
+        let mut shown = Vec::new();
+        let result = proxy::replay_observed(&mut relay, self.recording, observing(&mut shown));
+        self.draw(result, &shown)
     }
 }
 
-fn observing(observed: &mut Observed) -> impl FnMut(&Step<'_>, Status, Option<Instant>) {
-    |step, status, deadline| {
-        observed.insert(step.offset, (status.state, deadline));
+impl Drawing<'_> {
+    fn draw(&self, replay: Replay, shown: &[Shown]) -> (Timeline, Option<Difference>) {
+        let replayed = match &replay.difference {
+            Some(difference) => format!("it differs {difference}"),
+            None => verdict(self.recording, &replay, self.has_mistake).to_owned(),
+        };
+        let page = timeline(self.recording, replay.difference.as_ref(), replayed, shown);
+        (page, replay.difference)
+    }
+}
+
+fn observing(shown: &mut Vec<Shown>) -> impl FnMut(&Step<'_>, Observed<'_>) {
+    |_, Observed { status, deadline, sent }| {
+        let sent = sent[..sent.len().min(Payload::MAX_EXCERPT)].into();
+        shown.push(Shown { state: status.state, deadline, sent });
     }
 }
 
 /// The page of a recording without payloads, which cannot be replayed.
 pub(super) fn without_replay(recording: &Recording<'_>) -> Timeline {
-    timeline(recording, None, &Observed::new())
+    timeline(recording, None, "not: it has no payloads".to_owned(), &[])
 }
 
-fn timeline(recording: &Recording<'_>, replay: Option<&Replay>, observed: &Observed) -> Timeline {
+fn timeline(
+    recording: &Recording<'_>,
+    difference: Option<&Difference>,
+    replayed: String,
+    shown: &[Shown],
+) -> Timeline {
     let header = recording.header();
     let field = |name| header.field(name).unwrap_or("-");
     let name = format!("{} {}", field("machine"), field("connection"));
     let mut timeline = Timeline::new(format!("{name} of {}", field("server")));
+    timeline.add_fact("ended", recorded_end(recording));
+    timeline.add_fact("replayed", replayed);
     timeline.add_fact("peer", field("peer"));
     timeline.add_fact("recorded on", field("runtime"));
     let words: Vec<_> = header.values("word").collect();
     timeline.add_fact("command", words.join(" "));
+    if let Some(seed) = header.field("seed") {
+        timeline.add_fact("seed of the faults", seed);
+    }
     let client = timeline.add_lane(&name, "client");
     let mut upstream = None;
     let (mut last_state, mut last_deadline) = ("", None);
-    for step in recording.steps() {
-        let lane = if step.side == 0 {
-            client
-        } else {
-            *upstream.get_or_insert_with(|| timeline.add_lane(&name, "upstream"))
-        };
+    for (index, step) in recording.steps().enumerate() {
         let at = step.at.since_epoch();
-        timeline.push(at, lane, event(&step));
-        let Some(&(state, deadline)) = observed.get(&step.offset) else { continue };
+        let shown = shown.get(index);
+        let outside = words::of_outside(field("machine"), &step);
+        let (is_of_upstream, event) = event(&step, shown);
+        let lane = if is_of_upstream {
+            *upstream.get_or_insert_with(|| timeline.add_lane(&name, "upstream"))
+        } else {
+            client
+        };
+        // The words say that shared state has changed.
+        if outside.is_none() || step.what != What::Shared {
+            timeline.push(at, lane, event);
+        }
+        if let Some(outside) = outside {
+            timeline.push(at, client, Event::Note(outside.into()));
+        }
+        let Some(&Shown { state, deadline, .. }) = shown else { continue };
         if std::mem::replace(&mut last_state, state) != state {
             timeline.push(at, client, Event::State(state.into()));
         }
@@ -84,7 +124,7 @@ fn timeline(recording: &Recording<'_>, replay: Option<&Replay>, observed: &Obser
             timeline.push(at, client, Event::Deadline(deadline.map(Instant::since_epoch)));
         }
     }
-    add_end(&mut timeline, client, recording, replay);
+    add_end(&mut timeline, client, recording, difference);
     timeline
 }
 
@@ -93,32 +133,33 @@ fn add_end(
     timeline: &mut Timeline,
     client: Lane,
     recording: &Recording<'_>,
-    replay: Option<&Replay>,
+    difference: Option<&Difference>,
 ) {
     let last = recording.steps().last().map_or(recording.header().started_at, |step| step.at);
     let at = last.since_epoch();
-    if let Some(difference) = replay.and_then(|replay| replay.difference.as_ref()) {
+    if let Some(difference) = difference {
         let text = format!("the replay differs {difference}");
         timeline.push(difference.at.since_epoch(), client, Event::Error(text.into()));
     }
-    if let Some(stop) = recording.stop() {
-        timeline.push(at, client, Event::Note(format!("the recording stops: {stop}").into()));
-    } else if let Some(end) = recording.end() {
-        let event = match end.ended {
-            Ended::Reason(_) => Event::Reason(end.label.to_owned().into()),
-            Ended::Dropped => Event::Reason("aborted".into()),
-            Ended::Panicked => Event::Error("the machine has panicked".into()),
-        };
-        timeline.push(at, client, event);
-    }
+    let text = Cow::from(recorded_end(recording));
+    let event = match recording.end().filter(|_| recording.stop().is_none()) {
+        Some(end) if end.ended == Ended::Panicked => Event::Error(text),
+        Some(_) => Event::Reason(text),
+        None => Event::Note(text),
+    };
+    timeline.push(at, client, event);
 }
 
-fn event(step: &Step<'_>) -> Event {
-    match step.what {
+/// The event of a step, and whether it is in the lane of the upstream.
+fn event(step: &Step<'_>, shown: Option<&Shown>) -> (bool, Event) {
+    let mut is_of_upstream = step.side == 1;
+    let event = match step.what {
         What::Start => Event::Accepted,
         What::Received { bytes: Some(bytes), .. } => Event::Received(Payload::new(bytes)),
         What::Received { len, bytes: None } => Event::Received(Payload::cut(len as u64, &[])),
-        What::Sent { len, .. } => Event::Sent(Payload::cut(len as u64, &[])),
+        What::Sent { len, .. } => {
+            Event::Sent(Payload::cut(len as u64, shown.map_or(&[], |shown| &shown.sent)))
+        }
         What::Finished { is_reset: false } => Event::Finished,
         What::Finished { is_reset: true } => Event::Reset,
         What::Event(MachineEvent::Eof) => Event::Eof,
@@ -129,6 +170,19 @@ fn event(step: &Step<'_>) -> Event {
         What::Event(MachineEvent::ShutDown) => Event::ShutDown,
         What::Event(other) => Event::Note(format!("{other:?}").into()),
         What::Shared => Event::Shared,
-        What::Note(note) => Event::Note(note.escape_ascii().to_string().into()),
-    }
+        What::Note(note) => match RelayCall::decode(note) {
+            Some(RelayCall::Timeout { .. }) => Event::Timeout,
+            Some(RelayCall::ShutDown) => Event::ShutDown,
+            Some(RelayCall::InjectReset { to, .. }) => {
+                is_of_upstream = to == proxy::Side::Upstream;
+                Event::Fault(words::of_note(note).into())
+            }
+            call => {
+                is_of_upstream =
+                    matches!(call, Some(RelayCall::Header(_) | RelayCall::Connected { .. }));
+                Event::Note(words::of_note(note).into())
+            }
+        },
+    };
+    (is_of_upstream, event)
 }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::{
-    Call, PerSide, ProxyReason, Relay, Side, State,
+    PerSide, ProxyReason, Relay, RelayCall, Side, State,
     state::{ReadState, SideState, WriteState},
 };
 use crate::Instant;
@@ -51,7 +51,7 @@ impl Relay {
     /// sent to each side and are not acknowledged ([`Timeout`](crate::Event::Timeout)). A call
     /// before the deadline changes nothing.
     pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
-        self.recorded(now, Call::Timeout { to_client, to_upstream }, |relay| {
+        self.recorded(now, RelayCall::Timeout { to_client, to_upstream }, |relay| {
             relay.handle_deadline(now, to_client, to_upstream);
         });
     }

@@ -3,7 +3,7 @@
 use alloc::string::ToString as _;
 
 use super::{
-    Call, ProxyReason, Relay, Side, State,
+    ProxyReason, Relay, RelayCall, Side, State,
     state::{Outcome, ReadState, SideState, WriteState},
 };
 use crate::{ConnectionError, Direction, Instant, Outbound, Reason as _};
@@ -14,7 +14,7 @@ impl Relay {
     /// the client is lost.
     pub fn refuse(&mut self, reason: ProxyReason, now: Instant) {
         let text = self.recorder.as_ref().map(|_| reason.to_string()).unwrap_or_default();
-        let call = Call::Refuse { label: reason.label(), text: &text };
+        let call = RelayCall::Refuse { label: reason.label(), text: &text };
         self.recorded(now, call, |relay| relay.begin_refusal(reason, now));
     }
 
@@ -38,7 +38,7 @@ impl Relay {
     /// An upstream that is lost meanwhile is not replaced. The caller limits the duration
     /// ([`serve::Config::drain_timeout`](crate::serve::Config::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
-        self.recorded(now, Call::ShutDown, |relay| relay.begin_drain(now));
+        self.recorded(now, RelayCall::ShutDown, |relay| relay.begin_drain(now));
     }
 
     pub(super) fn begin_drain(&mut self, now: Instant) {
@@ -59,7 +59,12 @@ impl Relay {
     /// ([`forwards_reset`](Self::forwards_reset)). The RST to the other side does not wait.
     ///
     /// Call it while an upstream is connected. A relay that has another reason to end keeps it.
-    pub fn inject_reset(&mut self, to: Side, after: u64) {
+    pub fn inject_reset(&mut self, to: Side, after: u64, now: Instant) {
+        let call = RelayCall::InjectReset { to, after };
+        self.recorded(now, call, |relay| relay.reset_both(to, after));
+    }
+
+    pub(super) fn reset_both(&mut self, to: Side, after: u64) {
         self.cause.get_or_insert(ProxyReason::InjectedReset { to, after });
         for side in Side::BOTH {
             self.discard(side);

@@ -15,12 +15,11 @@ pub(super) use self::state::PerSide;
 pub use self::{
     factory::RelayFactory,
     reason::ProxyReason,
-    recorded::{replay, replay_observed},
+    recorded::{RelayCall, replay, replay_observed},
     side::{RelaySide, Side},
 };
 use self::{
     forwarding::{Buffered, PendingHeader},
-    recorded::Call,
     state::{Outcome, ReadState, SideState, State, WriteState},
 };
 use super::Config;
@@ -138,7 +137,7 @@ impl Relay {
             "a PROXY header must be set before an upstream is connected"
         );
         // It is not sent before an upstream is connected, so its time does not matter.
-        self.recorded(self.last_activity, Call::Header(&header.clone()), |relay| {
+        self.recorded(self.last_activity, RelayCall::Header(&header.clone()), |relay| {
             relay.header = PendingHeader { bytes: header, sent: 0 };
         });
     }
@@ -146,7 +145,7 @@ impl Relay {
     /// Records that an upstream is connected. `has_another`: there is another one to try if this
     /// one is lost while it is replaceable. Before this call, drive the client's side only.
     pub fn handle_connected(&mut self, now: Instant, has_another: bool) {
-        self.recorded(now, Call::Connected { has_another }, |relay| {
+        self.recorded(now, RelayCall::Connected { has_another }, |relay| {
             relay.restart_idle_timeout(now);
             if matches!(relay.state, State::Dialling { .. }) {
                 relay.state = if has_another { State::Replaceable } else { State::Relaying };

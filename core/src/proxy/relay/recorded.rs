@@ -1,33 +1,76 @@
 //! The recording of a relay, and its replay.
 
 use alloc::{boxed::Box, string::ToString, vec::Vec};
+use core::fmt;
 
 use super::{ProxyReason, Relay, Side, State};
 use crate::{
-    Event, Instant, Machine as _, Reason as _, Status,
+    Event, Instant, Machine as _, Reason as _,
     record::{
-        DifferenceKind, Recorder, Recording, Replay, Sides, Step, What, put_number, run,
+        DifferenceKind, Observed, Recorder, Recording, Replay, Sides, Step, What, put_number, run,
         take_number,
     },
 };
 
-/// A call of a method of the relay beyond those of its sides, as a recording has it.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Call<'a> {
+/// A call of a method of the relay beyond those of its sides, as a recording has it
+/// ([`What::Note`]). `Display` writes what has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayCall<'a> {
+    /// The PROXY header for the upstream was set ([`Relay::send_proxy_header`]).
     Header(&'a [u8]),
+    /// An upstream was connected ([`Relay::handle_connected`]).
     Connected {
+        /// Whether there was another one to try.
         has_another: bool,
     },
-    /// The reason is only compared.
+    /// The client was refused ([`Relay::refuse`]).
     Refuse {
+        /// The label of the reason.
         label: &'a str,
+        /// The text of the reason.
         text: &'a str,
     },
+    /// A deadline was handled ([`Relay::handle_timeout`]).
     Timeout {
+        /// The bytes that the client had not acknowledged.
         to_client: usize,
+        /// The bytes that the upstream had not acknowledged.
         to_upstream: usize,
     },
+    /// A shutdown was requested ([`Relay::shut_down`]).
     ShutDown,
+    /// Both sides were reset for a plan of faults ([`Relay::inject_reset`]).
+    InjectReset {
+        /// The side after whose bytes the fault struck.
+        to: Side,
+        /// How many bytes that were.
+        after: u64,
+    },
+}
+
+impl fmt::Display for RelayCall<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(header) => {
+                write!(f, "the upstream gets the PROXY header {}", header.escape_ascii())
+            }
+            Self::Connected { has_another: true } => {
+                f.write_str("an upstream was connected, and there is another one to try")
+            }
+            Self::Connected { has_another: false } => f.write_str("an upstream was connected"),
+            Self::Refuse { text, .. } => write!(f, "the client is refused: {text}"),
+            Self::Timeout { to_client: 0, to_upstream: 0 } => f.write_str("a deadline was handled"),
+            Self::Timeout { to_client, to_upstream } => write!(
+                f,
+                "a deadline was handled; not acknowledged are {to_client} bytes by the client and \
+                 {to_upstream} by the upstream"
+            ),
+            Self::ShutDown => f.write_str("a shutdown was requested"),
+            Self::InjectReset { to, after } => {
+                write!(f, "{}", ProxyReason::InjectedReset { to: *to, after: *after })
+            }
+        }
+    }
 }
 
 impl Side {
@@ -40,7 +83,7 @@ impl Side {
     }
 }
 
-impl<'a> Call<'a> {
+impl<'a> RelayCall<'a> {
     fn encode(self) -> Vec<u8> {
         let mut note = Vec::new();
         match self {
@@ -55,11 +98,16 @@ impl<'a> Call<'a> {
                 put_number(&mut note, to_upstream as u64);
             }
             Self::ShutDown => note.push(4),
+            Self::InjectReset { to, after } => {
+                note.extend([5, u8::from(to == Side::Upstream)]);
+                put_number(&mut note, after);
+            }
         }
         note
     }
 
-    fn decode(note: &'a [u8]) -> Option<Self> {
+    /// Reads the text of a [`What::Note`]. `None` if it is invalid.
+    pub fn decode(note: &'a [u8]) -> Option<Self> {
         let (code, mut rest) = note.split_first()?;
         let mut take_len = || usize::try_from(take_number(&mut rest).ok()?).ok();
         Some(match (code, &note[1..]) {
@@ -71,6 +119,10 @@ impl<'a> Call<'a> {
             }
             (3, _) => Self::Timeout { to_client: take_len()?, to_upstream: take_len()? },
             (4, []) => Self::ShutDown,
+            (5, [side @ 0..=1, after @ ..]) => {
+                let after = take_number(&mut &*after).ok()?;
+                Self::InjectReset { to: Side::BOTH[usize::from(*side)], after }
+            }
             _ => return None,
         })
     }
@@ -88,7 +140,7 @@ impl Relay {
     pub(super) fn recorded<T>(
         &mut self,
         now: Instant,
-        call: Call<'_>,
+        call: RelayCall<'_>,
         handle: impl FnOnce(&mut Self) -> T,
     ) -> T {
         if let Some(recorder) = &mut self.recorder {
@@ -131,20 +183,20 @@ impl Drop for Relay {
 /// Upstreams are not dialled: that an upstream was connected, or none could be, is a part of the
 /// recording.
 pub fn replay(relay: &mut Relay, recording: &Recording<'_>) -> Replay {
-    replay_observed(relay, recording, |_, _, _| ())
+    replay_observed(relay, recording, |_, _| ())
 }
 
-/// As [`replay`], and calls `observe` after each step that is the same, with the status of the
-/// relay and its deadline.
+/// As [`replay`], and calls `observe` after each step that is the same.
 pub fn replay_observed(
     relay: &mut Relay,
     recording: &Recording<'_>,
-    mut observe: impl FnMut(&Step<'_>, Status, Option<Instant>),
+    mut observe: impl FnMut(&Step<'_>, Observed<'_>),
 ) -> Replay {
     let (mut sides, mut refused) = (Sides::default(), None);
     let run = run(recording, |step| {
         play(relay, &mut sides, &mut refused, step)?;
-        observe(step, relay.status(), relay.poll_timeout());
+        let (status, deadline) = (relay.status(), relay.poll_timeout());
+        observe(step, Observed { status, deadline, sent: sides.sent() });
         Ok(())
     });
     let reason = if run.has_panicked() { None } else { relay.reason() };
@@ -180,23 +232,29 @@ fn play(
             return sides.play(&mut side, step);
         }
     };
-    match Call::decode(note).ok_or(DifferenceKind::Unknown)? {
-        Call::Header(header) if relay.state == (State::Dialling { lost: None }) => {
+    match RelayCall::decode(note).ok_or(DifferenceKind::Unknown)? {
+        RelayCall::Header(header) if relay.state == (State::Dialling { lost: None }) => {
             relay.send_proxy_header(header.to_vec());
         }
-        Call::Header(_) => return Err(DifferenceKind::Unknown),
-        Call::Connected { has_another } => {
+        RelayCall::Header(_) => return Err(DifferenceKind::Unknown),
+        RelayCall::Connected { has_another } => {
             sides.reopen(Side::Upstream.number());
             relay.handle_connected(now, has_another);
         }
-        Call::Refuse { label, text } => {
+        RelayCall::Refuse { label, text } => {
             refused.get_or_insert((label.into(), text.into()));
             relay.refuse(REFUSED, now);
         }
-        Call::Timeout { to_client, to_upstream } => {
+        RelayCall::Timeout { to_client, to_upstream } => {
             relay.handle_timeout(now, to_client, to_upstream);
         }
-        Call::ShutDown => relay.shut_down(now),
+        RelayCall::ShutDown => relay.shut_down(now),
+        RelayCall::InjectReset { to, after } => match relay.state {
+            State::Replaceable | State::Relaying | State::Draining { .. } => {
+                relay.inject_reset(to, after, now);
+            }
+            State::Dialling { .. } | State::Refused { .. } => return Err(DifferenceKind::Unknown),
+        },
     }
     Ok(())
 }

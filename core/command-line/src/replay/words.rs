@@ -1,0 +1,84 @@
+//! What a recording has in an encoding of its machine, in words.
+
+use core::time::Duration;
+
+use wirestate_core::{
+    Instant,
+    proxy::RelayCall,
+    record::{Step, What, take_number},
+};
+
+/// The call of a relay that a note has.
+pub(super) fn of_note(note: &[u8]) -> String {
+    RelayCall::decode(note).map_or_else(|| note.escape_ascii().to_string(), |call| call.to_string())
+}
+
+/// What `machine` has used from outside in a step. `None`: nothing.
+pub(super) fn of_outside(machine: &str, step: &Step<'_>) -> Option<String> {
+    let outside = step.outside;
+    if outside.is_empty() {
+        return None;
+    }
+    let words = match machine {
+        "message" => replies(outside),
+        "upstream" => capacity(outside, "the next chunk is"),
+        "publisher" => capacity(outside, "it publishes"),
+        "subscriber" => log(outside, step.what == What::Start),
+        _ => None,
+    };
+    words.or_else(|| Some(format!("{} bytes from outside", outside.len())))
+}
+
+/// The replies of asynchronous services that became ready.
+fn replies(mut outside: &[u8]) -> Option<String> {
+    let (mut count, mut bytes) = (0, 0);
+    while !outside.is_empty() {
+        number(&mut outside)?;
+        let len = usize::try_from(number(&mut outside)?).ok()?;
+        outside = outside.get(len..)?;
+        (count, bytes) = (count + 1, bytes + len);
+    }
+    let replies = if count == 1 { "a reply".to_owned() } else { format!("{count} replies") };
+    Some(format!("{replies} of {bytes} bytes became ready"))
+}
+
+/// Whether an upstream or a publisher may publish, and where.
+fn capacity(mut outside: &[u8], next: &str) -> Option<String> {
+    let capacity = match outside.split_off_first()? {
+        0 => "subscribers have capacity".to_owned(),
+        1 => "paused until a subscriber has read more".to_owned(),
+        2 => {
+            let until = Duration::from_nanos(number(&mut outside)?);
+            format!("paused until {} for subscribers that lag", Instant::from_epoch(until))
+        }
+        _ => return None,
+    };
+    if outside.is_empty() {
+        return Some(capacity);
+    }
+    let (chunk, message) = (number(&mut outside)?, number(&mut outside)?);
+    Some(format!("{capacity}; {next} chunk {chunk} of the log, from message {message} on"))
+}
+
+/// What a subscriber has seen of the log.
+fn log(mut outside: &[u8], is_start: bool) -> Option<String> {
+    let mut words = Vec::new();
+    if is_start {
+        let (chunk, message) = (number(&mut outside)?, number(&mut outside)?);
+        words.push(format!("it joins at chunk {chunk} of the log, message {message}"));
+    }
+    let flags = outside.split_off_first()?;
+    words.push(format!("the log has {} chunks", number(&mut outside)?));
+    if flags & 1 != 0 {
+        words.push("it has fallen out of the window".to_owned());
+    }
+    if flags & 2 != 0 {
+        let (_, message) = (number(&mut outside)?, number(&mut outside)?);
+        words.push(format!("it ends before message {message}"));
+    }
+    Some(words.join("; "))
+}
+
+fn number(bytes: &mut &[u8]) -> Option<u64> {
+    take_number(bytes).ok()
+}
