@@ -139,8 +139,8 @@ impl Formatter for InScript {
 const HEAD: &str = concat!(
     "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; ",
-    "style-src 'sha256-l2YRpwPxFq74+ZOi1Lzw+JO91d14q5c5d45ExUotxoM='; ",
-    "script-src 'sha256-YUCbLoRlmnIn6exV8tMLMM9hADzUGfH37DMPrjhfZEo='; ",
+    "style-src 'sha256-F2Oap7jH+J7Dvwva72UTnNFbsmenjsOgxbNMy+nAQjc='; ",
+    "script-src 'sha256-DgjvOaYqL6p/x4XH4R8PujPKXBqunmWMxWUC78iunuk='; ",
     "base-uri 'none'; form-action 'none'\">\n",
     include_str!("page/head.html"),
     "<style>\n",

@@ -3,6 +3,8 @@
 Arguments: the folder of the pages, the hostile text, a folder for screenshots, and one for the
 browser's profile.
 """
+import itertools, re
+
 pages, hostile, folder, profile = sys.argv[1:]
 KEYS = {'ArrowLeft': 37, 'ArrowRight': 39, 'ArrowUp': 38, 'ArrowDown': 40, 'Home': 36, 'End': 35,
         'Escape': 27}
@@ -14,6 +16,11 @@ def open_page(browser, name, fragment=''):
     browser.call('Page.navigate', url=f'file://{pages}/{name}.html{fragment}')
     browser.until("document.readyState === 'complete' && typeof work === 'object' && work.frames")
     assert not browser.complaints, browser.complaints
+
+
+def resize(browser, width):
+    browser.call('Emulation.setDeviceMetricsOverride',
+                 width=width, height=900, deviceScaleFactor=1, mobile=False)
 
 
 def press(browser, *keys):
@@ -57,7 +64,7 @@ def check_every_kind(browser):
         setAxis('order');
         const pixels = (row) => {
             draw();
-            const image = pen.getImageData(gutter, toY(row), area.width - gutter, ROW);
+            const image = pen.getImageData(gutter, toY(row), area.width - gutter, layout.row);
             return new Uint32Array(image.data.buffer);
         };
         return [...shown].filter((event) => {
@@ -106,8 +113,8 @@ def check_movement(browser):
     # A click selects the event that is drawn there.
     browser.value('fit(); setAxis("order"); draw()')
     x, y = browser.value("""
-        (({ left, top }) => [left + toX(place(10)), top + toY(rowOf.get(laneOf[10])) + ROW / 2])(
-            canvas.getBoundingClientRect())
+        (({ left, top }) => [left + toX(place(10)),
+            top + toY(rowOf.get(laneOf[10])) + layout.middle])(canvas.getBoundingClientRect())
     """)
     for kind in ['mousePressed', 'mouseReleased']:
         browser.call('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
@@ -189,7 +196,8 @@ def check_many(browser):
         browser, '#totals')
     assert browser.value("document.querySelectorAll('*').length") < few + 20
     # All events of the visible lanes are on the screen: one mark for a pixel and a direction.
-    work, pixels = browser.value('[work, (area.width - gutter) * Math.ceil(area.height / ROW)]')
+    work, pixels = browser.value(
+        '[work, (area.width - gutter) * Math.ceil(area.height / layout.row)]')
     assert work['events'] > 50000 and work['marks'] < 2 * pixels + 500, (work, pixels)
     # Of a part, only its events.
     frames = browser.value("""
@@ -207,20 +215,59 @@ def check_many(browser):
     assert browser.value('shown') == [99996, 99997, 99998, 99999]
 
 
+def check_labels(browser):
+    """No label of a lane covers another one, whatever the width of the window."""
+    for name, width in itertools.product(['every_kind', 'session', 'simulated'], [1400, 420]):
+        resize(browser, width)
+        open_page(browser, name)
+        if width == 1400:
+            assert browser.value('layout === SPACIOUS') == (name != 'simulated'), name
+        for axis in ['time', 'order']:
+            drawn, covered = browser.value(f"""(() => {{
+                setAxis('{axis}');
+                fit();
+                const labels = [];
+                pen.fillText = (text, x, y) => {{
+                    if (x < gutter || y < RULER) return;
+                    labels.push({{ text, x, y, end: x + pen.measureText(text).width }});
+                }};
+                draw();
+                delete pen.fillText;
+                const covers = (one, other) => one !== other && Math.abs(one.y - other.y) < 11
+                    && one.x < other.end && other.x < one.end;
+                return [labels.length, labels.filter((one) =>
+                    one.end > area.width || labels.some((other) => covers(one, other)))];
+            }})()""")
+            assert drawn > 5 and covered == [], (name, width, axis, drawn, covered)
+    resize(browser, 1400)
+
+
+def check_simulated(browser):
+    """Each fault that has struck is an event, and what was done to a host is in its lane."""
+    open_page(browser, 'simulated')
+    rows = browser.value("shown.map((event) => `${laneName(laneOf[event])}: ${describe(event)}`)")
+    for row in [r'client-\d/\d client: Fault: short_write = \d+ of \d+',
+                r'client-\d/\d client: Fault: short_read = \d+ of \d+',
+                r'client-\d/\d client: Fault: would_block = [\d.]+[nµm]s',
+                r'client-\d host: Fault: faults = (short_read|short_write) \d+, ']:
+        assert any(re.match(row, one) for one in rows), (row, rows[:100])
+
+
 def screenshots(browser):
     open_page(browser, 'simulated')
     press(browser, 'n')
     light = browser.show(folder, 'light', 1400, 'light')
     assert light != browser.show(folder, 'dark', 1400, 'dark')
     browser.show(folder, 'narrow', 420, 'light')
+    open_page(browser, 'session')
+    browser.show(folder, 'session', 1280, 'light')
 
 
 browser = Browser(profile)
 try:
-    browser.call('Emulation.setDeviceMetricsOverride',
-                 width=1400, height=900, deviceScaleFactor=1, mobile=False)
+    resize(browser, 1400)
     for check in [check_every_kind, check_movement, check_filter_and_fragment, check_hostile,
-                  check_many, screenshots]:
+                  check_many, check_labels, check_simulated, screenshots]:
         check(browser)
         assert not browser.complaints, browser.complaints
 finally:

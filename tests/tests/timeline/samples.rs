@@ -17,7 +17,7 @@ pub(crate) fn simulated() -> Timeline {
     server.run_named("accept loop", serving.serve(move |_, now| echo.machine(now)));
     for number in 0..4 {
         let client = world.host(&format!("client-{number}"));
-        client.set_faults(Faults::harmful(seed + number));
+        client.set_faults(Faults { short_read: 300, ..Faults::harmful(seed + number) });
         let runtime = client.clone();
         client.run(async move {
             for _ in 0..3 {
@@ -80,6 +80,37 @@ pub(crate) fn every_kind() -> Timeline {
     timeline
 }
 
+/// One lane, with many events at a few moments, as of a recorded session.
+pub(crate) fn session() -> Timeline {
+    let mut timeline = Timeline::new("message 1 of app-server");
+    timeline.add_fact("ended", "content_too_long: a content of 9999999999 bytes");
+    let client = timeline.add_lane("message 1", "client");
+    let at = Duration::from_micros;
+    let mut push = |time, event| timeline.push(at(time), client, event);
+    let payload = |text: &str| Payload::new(text.as_bytes());
+    push(0, Event::Accepted);
+    push(0, Event::State("open".into()));
+    push(0, Event::Deadline(Some(at(5_000_000))));
+    push(400, Event::Received(payload("\0g{\"byteorder\": \"lit")));
+    push(60_000, Event::Received(payload("tle\", \"content-type\": \"text/json\"}")));
+    push(60_000, Event::Deadline(Some(at(1_300_000))));
+    push(60_000, Event::Sent(payload("\0g{\"byteorder\": \"little\"}")));
+    push(60_000, Event::State("idle".into()));
+    push(110_000, Event::Received(payload("\0o{\"byteorder\": \"little\"}")));
+    push(110_000, Event::State("closing".into()));
+    push(110_000, Event::Sent(payload("\0g{\"result\": \"Error\"}")));
+    push(110_000, Event::Finished);
+    push(110_000, Event::State("lingering".into()));
+    push(110_000, Event::Deadline(Some(at(2_000_000))));
+    push(110_000, Event::Note("the client is refused".into()));
+    push(160_000, Event::Fault("reset by the plan of faults".into()));
+    push(160_000, Event::Eof);
+    push(160_000, Event::State("ended".into()));
+    push(160_000, Event::Deadline(None));
+    push(160_000, Event::Reason("content_too_long: a content of 9999999999 bytes".into()));
+    timeline
+}
+
 /// Texts and bytes that would leave their element if they were not escaped.
 pub(crate) fn hostile() -> Timeline {
     let mut timeline = Timeline::new(HOSTILE);
@@ -125,10 +156,11 @@ pub(crate) fn many(count: u64) -> Timeline {
     timeline
 }
 
-pub(crate) fn all() -> [(&'static str, Timeline); 6] {
+pub(crate) fn all() -> [(&'static str, Timeline); 7] {
     [
         ("simulated", simulated()),
         ("every_kind", every_kind()),
+        ("session", session()),
         ("hostile", hostile()),
         ("empty", Timeline::new("empty")),
         ("few", many(1_000)),

@@ -143,6 +143,6 @@ const describe = (event, most = 40) => {
     const text = most ? ` ${printable(decode(excerpt.slice(0, most)))}${rest}` : '';
     return `${name} ${size(number)}${text}`;
   }
-  if (kind === DEADLINE) return number === null ? 'No deadline' : `Deadline in ${span(number)}`;
+  if (kind === DEADLINE) return number === null ? 'No deadline' : `Deadline in ${span(number, 4)}`;
   return kind >= FAULT ? `${name}: ${texts[number]}` : name;
 };

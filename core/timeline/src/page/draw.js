@@ -31,19 +31,40 @@ const drawDense = (row, begin, end, y) => {
 };
 
 const drawSparse = (row, begin, end, y) => {
+  // By band, the last mark: its place, how far to the right it reaches with its label, and how far
+  // those before it do.
+  const last = {};
+  const endBefore = (band, x) => {
+    const { x: at, end = gutter, before = gutter } = last[band] ?? {};
+    return at < x ? end : before;
+  };
   for (let i = begin; i < end; i += 1) {
     const event = row.events[i];
-    const [x, level] = [Math.round(toX(place(event))), labelY(kindOf[event])];
+    const [x, band] = [Math.round(toX(place(event))), bandOf(kindOf[event])];
+    const isInTheWay = (other) => collides(band, other);
     glyph(event, x, y);
-    // The label ends before the next mark that has its label at the same height.
+    // The label ends before the next mark that is in its way.
     let next = i + 1;
-    while (next < end && labelY(kindOf[row.events[next]]) !== level) next += 1;
-    const space = (next < end ? toX(place(row.events[next])) : Infinity) - x - 14;
-    if (space < 3 * CHAR) continue;
-    write(labelOf(event), x + 8, y + level, colors[groupOf(event)], Math.min(space, 34 * CHAR),
-      level === 4);
+    while (next < end && !isInTheWay(bandOf(kindOf[row.events[next]]))) next += 1;
+    const text = labelOf(event);
+    const length = Math.min(text.length, MAX_LABEL) * CHAR;
+    const after = (next < end ? toX(place(row.events[next])) - 6 : area.width) - x - 8;
+    const before = x - 8 - Math.max(...Object.keys(layout.bands).filter(isInTheWay)
+      .map((other) => endBefore(other, x)));
+    // At the right edge, it may precede its mark.
+    const isBefore = next === end && after < length && before >= Math.max(after, 3 * CHAR);
+    const space = isBefore ? before : after;
+    const width = space < 3 * CHAR ? 0 : Math.min(space, length);
+    if (width) {
+      write(text, isBefore ? x - 8 - width : x + 8, y + layout.bands[band][2],
+        colors[groupOf(event)], width);
+    }
+    last[band] = {
+      x, end: x + 8 + (isBefore ? 0 : width), before: isBefore ? x : endBefore(band, x),
+    };
   }
 };
+const MAX_LABEL = 34; // characters
 
 // The colour of a state, the same for the same name.
 const tint = (text) => {
@@ -62,12 +83,13 @@ const drawStates = (row, y) => {
       : clip(isEnd ? x : toX(place(row.all.at(-1))));
     if (end - x < 1) continue;
     marks += 1;
-    box(x, y - ROW / 2 + 1, end - x, ROW - 2, tint(texts[numbers[changes[i]]]));
+    box(x, y - layout.middle + 1, end - x, layout.row - 2, tint(texts[numbers[changes[i]]]));
   }
 };
 const drawDeadlines = (row, y) => {
   if (view.hidden.has('timer')) return;
   const changes = deadlinesOf[row.lane];
+  const level = y + (layout.bands.timer[0] + layout.bands.timer[1]) / 2;
   const from = Math.max(firstAt(changes, view.from) - 1, 0);
   for (let i = from; i < changes.length && i < from + 500; i += 1) {
     const [event, next] = [changes[i], changes[i + 1]];
@@ -77,7 +99,7 @@ const drawDeadlines = (row, y) => {
     const at = placeOfTime(times[event] + numbers[event]);
     const end = Math.min(at, next === undefined ? Infinity : place(next));
     pen.setLineDash([2, 3]);
-    line(clip(x), y + 13, clip(toX(end)), y + 13, colors.timer);
+    line(clip(x), level, clip(toX(end)), level, colors.timer);
     pen.setLineDash([]);
   }
 };
@@ -98,7 +120,7 @@ const drawArrows = (visible) => {
           if (isForward && x2 >= gutter && x2 <= area.width) continue;
           if ((left -= 1) < 0) return;
           const color = colors[groupOf(isForward ? event : other)];
-          const [y1, y2] = [row, otherRow].map((at) => toY(at) + ROW / 2);
+          const [y1, y2] = [row, otherRow].map((at) => toY(at) + layout.middle);
           line(x1, y1, x2, y2, color);
           if (!isForward) arrowHead(x2, y2, x1, y1, color);
         }
@@ -149,7 +171,7 @@ const drawGutter = (visible) => {
   for (const { row } of visible) {
     const y = toY(row);
     const isSelected = row.lane === laneOf[view.cursor];
-    if (isSelected) box(0, y, gutter - 1, ROW, colors.select);
+    if (isSelected) box(0, y, gutter - 1, layout.row, colors.select);
     const [connection, end] = lanes[row.lane];
     const space = gutter - 14;
     pen.font = `600 ${LABEL}`;
@@ -187,16 +209,16 @@ const draw = () => {
   for (const row of rows) {
     const y = toY(row);
     if (y > area.height) break;
-    if (y + ROW < RULER) continue;
+    if (y + layout.row < RULER) continue;
     const begin = firstAt(row.events, view.from - margin);
     const end = firstAt(row.events, view.from + view.width + margin);
     visible.push({ row, begin, end });
     work.events += end - begin;
-    if (row.lane === laneOf[view.cursor]) box(gutter, y, area.width, ROW, colors.stripe);
+    if (row.lane === laneOf[view.cursor]) box(gutter, y, area.width, layout.row, colors.stripe);
   }
   drawGrid();
   for (const { row } of visible) {
-    const y = toY(row) + ROW / 2;
+    const y = toY(row) + layout.middle;
     if (!view.hidden.has('state')) drawStates(row, y);
     drawDeadlines(row, y);
     const [first, last] = [toX(place(row.all[0])), toX(place(row.all.at(-1)))].map(clip);
@@ -206,7 +228,7 @@ const draw = () => {
   if (!visible.some(dense)) drawArrows(visible);
   pen.globalAlpha = 1;
   for (const lane of visible) {
-    const y = toY(lane.row) + ROW / 2;
+    const y = toY(lane.row) + layout.middle;
     (dense(lane) ? drawDense : drawSparse)(lane.row, lane.begin, lane.end, y);
   }
   drawMoment(view.mark, colors.timer, [4, 3]);
@@ -215,7 +237,7 @@ const draw = () => {
   if (row) {
     pen.lineWidth = 2;
     pen.strokeStyle = colors.accent;
-    pen.strokeRect(toX(place(view.cursor)) - 9, toY(row) + 2, 18, ROW - 4);
+    pen.strokeRect(toX(place(view.cursor)) - 9, toY(row) + 2, 18, layout.row - 4);
   }
   drawRuler();
   drawGutter(visible);

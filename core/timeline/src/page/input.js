@@ -172,6 +172,7 @@ document.onkeydown = (event) => {
 
 new ResizeObserver(() => {
   resize();
+  arrange();
   showList();
   changed();
 }).observe(scroll);

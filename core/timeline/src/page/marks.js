@@ -26,7 +26,44 @@ const toX = (position) => gutter + ((position - view.from) / view.width) * (area
 const toPlace = (x) => view.from + ((x - gutter) / (area.width - gutter)) * view.width;
 const toY = (row) => RULER + row.top - scroll.scrollTop;
 const clip = (x) => Math.min(Math.max(x, gutter - 10), area.width + 10);
-const rowAt = (y) => rows.find((row) => y >= toY(row) && y < toY(row) + ROW);
+const rowAt = (y) => rows.find((row) => y >= toY(row) && y < toY(row) + layout.row);
+
+// How a lane is divided: its height, where its line is, and for each band of marks the top and the
+// bottom of the mark, and the base of the label, relative to the line.
+const COMPACT = {
+  row: 44,
+  middle: 22,
+  bands: {
+    state: [0, 0, -9], problem: [-19, -4, -9], sent: [-13, 0, -9], line: [-5, 5, 12],
+    fin: [-10, 10, 12], received: [0, 13, 16], timer: [9, 17, 16],
+  },
+};
+const SPACIOUS = {
+  row: 114,
+  middle: 56,
+  bands: {
+    state: [0, 0, -44], problem: [-41, -26, -29], sent: [-13, 0, -16], line: [-5, 5, 14],
+    fin: [-10, 10, 14], received: [0, 13, 27], timer: [33, 41, 51],
+  },
+};
+let layout = COMPACT;
+const bandOf = (kind) => {
+  switch (kind) {
+    case SENT: return 'sent';
+    case RECEIVED: return 'received';
+    case EOF: case FINISHED: return 'fin';
+    case DEADLINE: case TIMEOUT: return 'timer';
+    case FAULT: case ERROR: return 'problem';
+    case STATE: case REASON: return 'state';
+    default: return 'line';
+  }
+};
+// Whether a label of the band `one` must end before a mark of the band `other` and its label.
+const collides = (one, other) => {
+  const [top, bottom] = [layout.bands[one][2] - 9, layout.bands[one][2] + 3];
+  const [markTop, markBottom, base] = layout.bands[other];
+  return (top < markBottom && markTop < bottom) || Math.abs(base - layout.bands[one][2]) < 12;
+};
 
 const box = (x, y, width, height, color) => {
   pen.fillStyle = color;
@@ -61,16 +98,10 @@ const circle = (x, y, radius, color, filled) => {
   pen.arc(x, y, radius, 0, 7);
   paint(color, filled);
 };
-const write = (text, x, y, color, most = Infinity, isOnLine = false) => {
+const write = (text, x, y, color, most = Infinity) => {
   const length = Math.floor(most / CHAR);
   if (length < 2) return;
   const cut = text.length > length ? `${text.slice(0, length - 1)}…` : text;
-  // A line behind the text is interrupted.
-  if (isOnLine) {
-    pen.lineWidth = 4;
-    pen.strokeStyle = colors.card;
-    pen.strokeText(cut, x, y);
-  }
   pen.fillStyle = color;
   pen.fillText(cut, x, y);
   work.marks += 1;
@@ -83,6 +114,7 @@ const barOf = (bytes) => Math.min(3 + Math.log2(bytes + 1) * 0.75, HALF);
 const glyph = (event, x, y) => {
   const [kind, color] = [kindOf[event], colors[groupOf(event)]];
   const bar = barOf(numbers[event]);
+  const [top, bottom] = layout.bands[bandOf(kind)];
   switch (kind) {
     case SENT:
       polygon([[x - 2, y], [x - 2, y - bar], [x + 2, y - bar], [x + 2, y]], color);
@@ -102,16 +134,16 @@ const glyph = (event, x, y) => {
       break;
     }
     case DEADLINE: case TIMEOUT:
-      if (numbers[event] === null) box(x - 4, y + 12, 8, 2.5, color);
-      else polygon([[x, y + 9], [x + 4, y + 13], [x, y + 17], [x - 4, y + 13]], color,
-        kind === TIMEOUT);
+      if (numbers[event] === null) box(x - 4, y + top + 3, 8, 2.5, color);
+      else polygon([[x, y + top], [x + 4, y + top + 4], [x, y + bottom], [x - 4, y + top + 4]],
+        color, kind === TIMEOUT);
       break;
     case FAULT:
-      polygon([[x + 2, y - 19], [x - 4, y - 11], [x, y - 11], [x - 2, y - 4], [x + 4, y - 13],
-        [x, y - 13]], color);
+      polygon([[x + 2, y + top], [x - 4, y + top + 8], [x, y + top + 8], [x - 2, y + bottom],
+        [x + 4, y + top + 6], [x, y + top + 6]], color);
       break;
     case ERROR:
-      polygon([[x, y - 18], [x + 6, y - 8], [x - 6, y - 8]], color);
+      polygon([[x, y + top + 1], [x + 6, y + top + 11], [x - 6, y + top + 11]], color);
       break;
     case CLOSED:
       box(x - 3.5, y - 3.5, 7, 7, color);
@@ -120,7 +152,7 @@ const glyph = (event, x, y) => {
       circle(x, y, 2, color, true);
       break;
     case STATE: case REASON:
-      line(x, y - 17, x, y + 17, color, 2);
+      line(x, y - layout.middle + 5, x, y + layout.row - layout.middle - 5, color, 2);
       break;
     default:
       circle(x, y, 4, color, kind === CONNECTED || kind === ACCEPTED);
@@ -137,6 +169,3 @@ const labelOf = (event) => {
   if (kind === DEADLINE) return number === null ? 'no deadline' : span(number, 3);
   return kind >= FAULT ? texts[number] : KINDS[kind][0];
 };
-// The height of the label, relative to the middle of the lane: below, above, or on it.
-const labelY = (kind) => (kind === RECEIVED || kind === DEADLINE || kind === TIMEOUT ? 16
-  : kind === SENT || (kind >= FAULT && kind < NOTE) ? -9 : 4);

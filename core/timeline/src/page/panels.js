@@ -26,6 +26,7 @@ const showList = () => {
       swatch(groupOf(event)), element('span', {}, describe(event)));
     row.style.top = `${(first + i) * LINE}px`;
     row.dataset.event = event;
+    row.title = describe(event, 200);
     if (event === view.cursor) row.setAttribute('aria-current', 'true');
     return row;
   }));
@@ -115,7 +116,6 @@ const changed = () => {
 // The filter or the axis has changed.
 const refreshed = () => {
   density = null;
-  $('tall').style.height = `${RULER + (rows.length ? rows.at(-1).top + ROW + 8 : 0)}px`;
   $('slider').max = Math.max(shown.length - 1, 0);
   for (const id of ['text', 'lanes']) if ($(id).value !== view[id]) $(id).value = view[id];
   $('axis').value = view.axis;
@@ -129,7 +129,7 @@ const refreshed = () => {
 const revealed = () => {
   const row = rowOf.get(laneOf[view.cursor]);
   if (row) {
-    const space = scroll.clientHeight - RULER - ROW;
+    const space = scroll.clientHeight - RULER - layout.row;
     scroll.scrollTop = Math.min(Math.max(scroll.scrollTop, row.top - space), row.top - 4);
   }
   const top = rank[view.cursor] * LINE;

@@ -44,8 +44,19 @@ const matcher = (query) => {
     || (payloadOf[event] >= 0 && excerpts[payloadOf[event]].toLowerCase().includes(latin1));
 };
 
-const ROW = 44;
 const GROUP_GAP = 8;
+// Places the lanes one below the other, with much space if that is enough for all.
+const arrange = () => {
+  const gaps = rows.filter(({ first }) => first).length * GROUP_GAP;
+  layout = RULER + 4 + rows.length * SPACIOUS.row + gaps <= area.height ? SPACIOUS : COMPACT;
+  let top = 4;
+  rows.forEach((row, i) => {
+    if (i && row.first) top += GROUP_GAP;
+    row.top = top;
+    top += layout.row;
+  });
+  $('tall').style.height = `${RULER + (rows.length ? top + 8 : 0)}px`;
+};
 
 // Applies the filter. On the axis of order, the selected event stays where it is on the screen.
 const refilter = () => {
@@ -66,17 +77,15 @@ const refilter = () => {
   }
   rows = [];
   rowOf.clear();
-  let top = 4;
   for (const members of connections.values()) {
     const visible = members.filter((lane) => events[lane].length);
     visible.forEach((lane, i) => {
-      const row = { lane, top, first: i === 0, events: events[lane], all: eventsOf[lane] };
+      const row = { lane, top: 0, first: i === 0, events: events[lane], all: eventsOf[lane] };
       rows.push(row);
       rowOf.set(lane, row);
-      top += ROW;
     });
-    if (visible.length) top += GROUP_GAP;
   }
+  arrange();
   if (shown.length && rank[view.cursor] < 0) {
     view.cursor = lastUntil(shown, times[view.cursor]) ?? shown[0];
   }
