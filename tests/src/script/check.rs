@@ -355,7 +355,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
         let sent = self.player.output().len();
         self.ops.borrow_mut().push(op.clone());
         self.player.play(op);
-        let now = self.player.now;
+        let now = self.player.peer.now;
 
         let accepts = matches!(op, Op::Accept(_)) && self.player.output().len() > sent;
         let (mut bytes, frames) = self.arrived;
@@ -375,7 +375,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
         restart(&mut self.frame_since, in_frame, has_frame);
         let waits = match self.player.machine().interest().write {
             Outbound::Flush | Outbound::Finish | Outbound::Reset => true,
-            Outbound::Idle | Outbound::Finished => self.player.unacknowledged > 0,
+            Outbound::Idle | Outbound::Finished => self.player.peer.unacknowledged > 0,
         };
         restart(&mut self.output_since, waits, accepts);
     }
@@ -386,11 +386,11 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
         let Some(limit) = self.pauses else { return };
         let since = [self.frame_since, self.output_since].into_iter().flatten();
         let since = since.fold(self.last_activity, Instant::min);
-        let spent = self.player.now.since(since) + Duration::from_nanos(1);
-        let until = self.player.now + time.min(limit.saturating_sub(spent));
+        let spent = self.player.peer.now.since(since) + Duration::from_nanos(1);
+        let until = self.player.peer.now + time.min(limit.saturating_sub(spent));
         for _ in 0..MAX_TIMEOUTS {
             let deadline = self.player.machine().poll_timeout().filter(|at| *at <= until);
-            let time = deadline.unwrap_or(until).since(self.player.now);
+            let time = deadline.unwrap_or(until).since(self.player.peer.now);
             if time > Duration::ZERO {
                 self.play_and_record(&Op::Advance(time));
             }

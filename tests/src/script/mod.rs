@@ -30,6 +30,7 @@
 
 mod check;
 mod cut;
+mod relay;
 mod strategy;
 
 use std::{
@@ -51,6 +52,7 @@ pub use self::{
         byte_by_byte, cut_invariant, cuts, every_cut, every_cut_in_two, pieces, split_invariant,
         split_invariant_exhaustive, whole,
     },
+    relay::play_relay,
     strategy::{CONNECTION_ERRORS, garbage, ops, ops_of, truncated},
 };
 
@@ -261,6 +263,12 @@ pub fn collect<M: Machine>(machine: &mut M, now: Instant) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Player<'a, M> {
     machine: &'a mut M,
+    peer: Peer,
+}
+
+/// What a player has besides the machine.
+#[derive(Debug, Default)]
+struct Peer {
     now: Instant,
     /// Input that has arrived and was not read yet.
     arrived: VecDeque<Arrived>,
@@ -281,15 +289,7 @@ enum Arrived {
 impl<'a, M: Machine> Player<'a, M> {
     /// Starts a script for `machine`, at [`Instant::EPOCH`].
     pub fn new(machine: &'a mut M) -> Self {
-        let transcript = Transcript::default();
-        Self {
-            machine,
-            now: Instant::EPOCH,
-            arrived: VecDeque::new(),
-            write_error: None,
-            unacknowledged: 0,
-            transcript,
-        }
+        Self { machine, peer: Peer::default() }
     }
 
     /// The machine.
@@ -299,12 +299,12 @@ impl<'a, M: Machine> Player<'a, M> {
 
     /// The current time of the script.
     pub fn now(&self) -> Instant {
-        self.now
+        self.peer.now
     }
 
     /// The bytes that the machine has sent so far.
     pub fn output(&self) -> &[u8] {
-        &self.transcript.output
+        &self.peer.transcript.output
     }
 
     /// Plays one op, then lets the machine read the input that has arrived, while it wants to.
@@ -313,38 +313,42 @@ impl<'a, M: Machine> Player<'a, M> {
         let interest = self.machine.interest();
         match op {
             Op::Receive(bytes) if bytes.is_empty() => {}
-            Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(shown(bytes))),
-            Op::Eof => self.arrived.push_back(Arrived::Eof),
-            Op::Error(Direction::Read, error) => self.arrived.push_back(Arrived::Error(*error)),
+            Op::Receive(bytes) => self.peer.arrived.push_back(Arrived::Bytes(shown(bytes))),
+            Op::Eof => self.peer.arrived.push_back(Arrived::Eof),
+            Op::Error(Direction::Read, error) => {
+                self.peer.arrived.push_back(Arrived::Error(*error));
+            }
             Op::Error(Direction::Write, error) => {
                 let can_fail = match interest.write {
                     Outbound::Idle => {
-                        self.transcript.ending.is_none() && self.write_error.is_none()
+                        self.peer.transcript.ending.is_none() && self.peer.write_error.is_none()
                     }
                     Outbound::Flush | Outbound::Finish => true,
                     Outbound::Finished | Outbound::Reset => false,
                 };
                 if can_fail {
-                    self.write_error = Some(*error);
-                    self.machine.handle(self.now, Event::Error(Direction::Write, *error));
+                    self.peer.write_error = Some(*error);
+                    self.machine.handle(self.peer.now, Event::Error(Direction::Write, *error));
                 }
             }
             Op::Accept(n) => {
                 self.accept(*n);
-                self.unacknowledged = 0;
+                self.peer.unacknowledged = 0;
             }
-            Op::Buffer(n) => self.unacknowledged += self.accept_owned(*n),
-            Op::Unacknowledged(n) => self.unacknowledged = *n,
+            Op::Buffer(n) => self.peer.unacknowledged += self.accept_owned(*n),
+            Op::Unacknowledged(n) => self.peer.unacknowledged = *n,
             Op::Finished => self.finish(),
-            Op::Advance(time) => self.now += *time,
+            Op::Advance(time) => self.peer.now += *time,
             Op::Timeout => {
                 let state = |machine: &M| (machine.interest(), machine.status());
                 let before = state(self.machine);
                 for _ in 0..=MAX_OBSERVATIONS {
                     let Some(deadline) = self.machine.poll_timeout() else { break };
-                    self.now = self.now.max(deadline);
-                    self.machine
-                        .handle(self.now, Event::Timeout { unacknowledged: self.unacknowledged });
+                    self.peer.now = self.peer.now.max(deadline);
+                    self.machine.handle(
+                        self.peer.now,
+                        Event::Timeout { unacknowledged: self.peer.unacknowledged },
+                    );
                     if state(self.machine) != before {
                         break;
                     }
@@ -352,9 +356,9 @@ impl<'a, M: Machine> Player<'a, M> {
             }
             Op::SpuriousTimeout => self
                 .machine
-                .handle(self.now, Event::Timeout { unacknowledged: self.unacknowledged }),
-            Op::Release => self.machine.handle(self.now, Event::Release),
-            Op::ShutDown => self.machine.handle(self.now, Event::ShutDown),
+                .handle(self.peer.now, Event::Timeout { unacknowledged: self.peer.unacknowledged }),
+            Op::Release => self.machine.handle(self.peer.now, Event::Release),
+            Op::ShutDown => self.machine.handle(self.peer.now, Event::ShutDown),
         }
         self.poll_shared();
         self.read();
@@ -383,7 +387,7 @@ impl<'a, M: Machine> Player<'a, M> {
             done: self.machine.interest().is_done(),
             reason: reason.as_ref().map(ToString::to_string),
             label: reason.as_ref().map(Reason::label),
-            ..self.transcript
+            ..self.peer.transcript
         }
     }
 
@@ -391,7 +395,7 @@ impl<'a, M: Machine> Player<'a, M> {
     fn poll_shared(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         for _ in 0..MAX_POLLS {
-            if !self.machine.poll_shared(self.now, cx) {
+            if !self.machine.poll_shared(self.peer.now, cx) {
                 return;
             }
         }
@@ -401,27 +405,27 @@ impl<'a, M: Machine> Player<'a, M> {
     #[track_caller]
     fn read(&mut self) {
         while self.machine.interest().read {
-            match self.arrived.pop_front() {
+            match self.peer.arrived.pop_front() {
                 None => return,
                 Some(Arrived::Bytes(mut bytes)) => {
                     let buf = self.machine.read_buf();
                     let n = buf.len().min(bytes.len());
                     let piece = bytes.split_to(n);
                     buf[..n].copy_from_slice(&piece);
-                    self.transcript.input.extend(piece);
+                    self.peer.transcript.input.extend(piece);
                     if !bytes.is_empty() {
-                        self.arrived.push_front(Arrived::Bytes(bytes));
+                        self.peer.arrived.push_front(Arrived::Bytes(bytes));
                     }
-                    self.machine.handle(self.now, Event::Read(n));
+                    self.machine.handle(self.peer.now, Event::Read(n));
                 }
-                Some(Arrived::Eof) => match self.write_error {
-                    None => self.machine.handle(self.now, Event::Eof),
+                Some(Arrived::Eof) => match self.peer.write_error {
+                    None => self.machine.handle(self.peer.now, Event::Eof),
                     Some(error) => {
-                        self.machine.handle(self.now, Event::Error(Direction::Read, error));
+                        self.machine.handle(self.peer.now, Event::Error(Direction::Read, error));
                     }
                 },
                 Some(Arrived::Error(error)) => {
-                    self.machine.handle(self.now, Event::Error(Direction::Read, error));
+                    self.machine.handle(self.peer.now, Event::Error(Direction::Read, error));
                 }
             }
             self.poll_shared();
@@ -435,9 +439,10 @@ impl<'a, M: Machine> Player<'a, M> {
         }
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.machine.write_bufs(&mut bufs);
-        let before = self.transcript.output.len();
-        self.transcript.output.extend(bufs[..count].iter().copied().flatten().take(n));
-        self.machine.handle(self.now, Event::Written(self.transcript.output.len() - before));
+        let before = self.peer.transcript.output.len();
+        self.peer.transcript.output.extend(bufs[..count].iter().copied().flatten().take(n));
+        self.machine
+            .handle(self.peer.now, Event::Written(self.peer.transcript.output.len() - before));
     }
 
     /// Returns how many bytes were taken.
@@ -449,19 +454,19 @@ impl<'a, M: Machine> Player<'a, M> {
         let mut bufs = [const { Bytes::new() }; MAX_SLICES];
         let count = self.machine.write_owned(&mut bufs, n);
         let owned = bufs[..count].concat();
-        self.machine.handle(self.now, Event::Written(owned.len()));
-        self.transcript.output.extend_from_slice(&owned);
+        self.machine.handle(self.peer.now, Event::Written(owned.len()));
+        self.peer.transcript.output.extend_from_slice(&owned);
         owned.len()
     }
 
     #[track_caller]
     fn finish(&mut self) {
-        self.transcript.ending = match self.machine.interest().write {
+        self.peer.transcript.ending = match self.machine.interest().write {
             Outbound::Finish => Some(Ending::Fin),
             Outbound::Reset => Some(Ending::Rst),
             Outbound::Idle | Outbound::Flush | Outbound::Finished => return,
         };
-        self.machine.handle(self.now, Event::Finished);
+        self.machine.handle(self.peer.now, Event::Finished);
     }
 }
 
