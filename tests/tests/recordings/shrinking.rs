@@ -14,6 +14,7 @@ use wirestate_testkit::script::{self, Op};
 
 use crate::{
     Blocks,
+    mutations::{Mutant, Mutation},
     planted_bugs::{Bug, Buggy, session},
     recorded,
 };
@@ -124,6 +125,24 @@ fn a_missing_fin_is_a_difference_that_the_test_sees() {
     assert!(test.contains("sent (0xf446_3703), a FIN, ended: finished.\n"), "{test}");
     assert!(test.contains("sent (0xf446_3703), no FIN or RST, not ended.\n"), "{test}");
     assert!(test.contains("assert_eq!(transcript.ending, Some(Ending::Fin));"), "{test}");
+}
+
+/// The recorded machine skips the op that accepts what only this program has to send.
+#[test]
+fn a_test_accepts_output_that_is_missing_in_the_recording() {
+    let loses = Mutation::LosesByte(4);
+    let (mut machine, blocks) = recorded(Mutant::new(echo(), loses, Instant::EPOCH));
+    let ops = [Op::Receive(b"hello".to_vec()), Op::Accept(4), Op::Eof, Op::Finished];
+    script::play(&mut machine, &ops);
+    drop(machine);
+    let bytes = blocks.bytes();
+    let recording = Recording::read(&bytes).unwrap();
+    let replay = replay(&mut echo(), &recording);
+    let test = shrink(&recording, replay, echo).unwrap().source(&["echo"], "echo()");
+    assert!(test.contains("    Op::Eof,\n        Op::Accept(usize::MAX),\n        Op::Finished,"));
+    assert!(test.contains("// Recorded: 5 bytes read, 4 bytes sent (0x"), "{test}");
+    assert!(test.contains("// This program: 5 bytes read, 5 bytes sent (0x"), "{test}");
+    assert!(test.contains("// It sends b\"hello\"."), "{test}");
 }
 
 /// The error of shrinking a recording for the machine that recorded it.
