@@ -202,6 +202,16 @@ impl ServerFlags {
         let config = Config::default().with_idle_timeout(self.idle_timeout.0);
         RelayFactory::new(config).map_err(CommandError::Config)
     }
+
+    /// The source code that makes a relay.
+    pub(super) fn relay_source(&self) -> String {
+        let default = Config::default().idle_timeout;
+        let idle = self.idle_timeout.setting_source("with_idle_timeout", default);
+        format!(
+            "proxy::RelayFactory::new(proxy::Config::default(){idle}).unwrap()\
+             .relay(Instant::EPOCH)"
+        )
+    }
 }
 
 /// Returns how many pipes there may be, with a limit of `files` open files. Warns if that is fewer

@@ -23,10 +23,10 @@ mod replay;
 mod script;
 #[cfg(feature = "std")]
 mod shrink;
+#[cfg(feature = "std")]
+mod shrunk_test;
 
 pub(crate) use self::replay::{Sides, run};
-#[cfg(feature = "std")]
-pub use self::shrink::{ShrinkError, ShrunkTest, shrink};
 pub use self::{
     digest::Digest,
     format::{put_number, take_number},
@@ -35,4 +35,9 @@ pub use self::{
     recorder::{BlockSink, Ended, Recorder, Stop},
     recording::{End, ReadError, ReadErrorKind, Recording, Step, Steps, What},
     replay::{Difference, DifferenceKind, Observed, Replay, replay, replay_observed},
+};
+#[cfg(feature = "std")]
+pub use self::{
+    shrink::{ShrinkError, shrink, shrink_relay},
+    shrunk_test::ShrunkTest,
 };

@@ -1,6 +1,6 @@
 //! A recorded session as a script of the testkit.
 
-use alloc::{collections::VecDeque, string::String, vec::Vec};
+use alloc::{collections::VecDeque, string::String, vec, vec::Vec};
 use core::{
     fmt,
     task::{Context, Waker},
@@ -9,7 +9,9 @@ use core::{
 
 use super::{Digest, Recording, ShrinkError, Step, What, replay::panic_of};
 use crate::{
-    ConnectionError, Direction, Event, Instant, Machine, Outbound, Reason, machine::MAX_SLICES,
+    ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Reason, Status,
+    machine::MAX_SLICES,
+    proxy::{Relay, RelayCall, RelaySide, Side},
 };
 
 /// An operation of a script. It means the same as the `Op` of the testkit with the same name.
@@ -59,6 +61,100 @@ impl fmt::Display for Op {
     }
 }
 
+/// An operation, and the number of the side to which it is played.
+pub(super) type SideOp = (usize, Op);
+
+/// What a script is played to.
+pub(super) trait Subject {
+    /// How many sides it has, at most two.
+    const SIDES: usize;
+
+    type Side<'a>: Machine
+    where
+        Self: 'a;
+
+    fn side(&mut self, side: usize) -> Self::Side<'_>;
+
+    /// Its interests and its status.
+    fn state(&self) -> ([Interest; 2], Status);
+
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Handles a timeout. There is a number of unacknowledged bytes for each side.
+    fn expire(&mut self, now: Instant, unacknowledged: [usize; 2]);
+
+    fn shut_down(&mut self, now: Instant);
+
+    /// Whether it has ended, and the label of its reason.
+    fn end(&self) -> (bool, Option<String>);
+}
+
+/// A machine, which has one side.
+pub(super) struct Single<M>(pub(super) M);
+
+impl<M: Machine> Subject for Single<M> {
+    const SIDES: usize = 1;
+
+    type Side<'a>
+        = &'a mut M
+    where
+        M: 'a;
+
+    fn side(&mut self, _: usize) -> &mut M {
+        &mut self.0
+    }
+
+    fn state(&self) -> ([Interest; 2], Status) {
+        ([self.0.interest(); 2], self.0.status())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.0.poll_timeout()
+    }
+
+    fn expire(&mut self, now: Instant, [unacknowledged, _]: [usize; 2]) {
+        self.0.handle(now, Event::Timeout { unacknowledged });
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        self.0.handle(now, Event::ShutDown);
+    }
+
+    fn end(&self) -> (bool, Option<String>) {
+        (self.0.interest().is_done(), self.0.reason().map(|reason| reason.label().into()))
+    }
+}
+
+impl Subject for Relay {
+    const SIDES: usize = 2;
+
+    type Side<'a> = RelaySide<'a>;
+
+    fn side(&mut self, side: usize) -> RelaySide<'_> {
+        Relay::side(self, Side::BOTH[side])
+    }
+
+    fn state(&self) -> ([Interest; 2], Status) {
+        (Side::BOTH.map(|side| self.interest(side)), self.status())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+
+    fn expire(&mut self, now: Instant, [to_client, to_upstream]: [usize; 2]) {
+        self.handle_timeout(now, to_client, to_upstream);
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        Relay::shut_down(self, now);
+    }
+
+    fn end(&self) -> (bool, Option<String>) {
+        (self.is_done(), self.reason().map(|reason| reason.label().into()))
+    }
+}
+
 /// Translates the steps of a recording to ops, without what came from outside.
 ///
 /// Played to the recorded machine, the ops of each step lead to the step's event at its time: the
@@ -66,25 +162,36 @@ impl fmt::Display for Op {
 #[derive(Debug)]
 pub(super) struct Translation {
     now: Instant,
-    /// What the player counts.
-    unacknowledged: usize,
+    /// What the player counts, for each side.
+    unacknowledged: [usize; 2],
+    /// Whether a relay has its upstream. `None`: it is not a relay.
+    is_connected: Option<bool>,
 }
 
 impl Translation {
-    pub(super) fn new(recording: &Recording<'_>) -> Self {
-        Self { now: recording.header().started_at, unacknowledged: 0 }
+    pub(super) fn new<S: Subject>(recording: &Recording<'_>) -> Self {
+        let is_connected = (S::SIDES > 1).then_some(false);
+        Self { now: recording.header().started_at, unacknowledged: [0; 2], is_connected }
     }
 
     /// Appends the ops of the next step.
     ///
     /// # Errors
     /// A script cannot say what happened.
-    pub(super) fn add(&mut self, step: &Step<'_>, ops: &mut Vec<Op>) -> Result<(), ShrinkError> {
-        if step.side != 0 {
-            return Err(ShrinkError::TwoSides);
+    pub(super) fn add(
+        &mut self,
+        step: &Step<'_>,
+        ops: &mut Vec<SideOp>,
+    ) -> Result<(), ShrinkError> {
+        let side = step.side;
+        if self.is_connected == Some(false) {
+            return self.add_before_connected(step);
+        }
+        if self.is_connected.is_none() && side != 0 {
+            return Err(ShrinkError::OfRelay);
         }
         if step.at > self.now {
-            ops.push(Op::Advance(step.at.since(self.now)));
+            ops.push((side, Op::Advance(step.at.since(self.now))));
             self.now = step.at;
         }
         let op = match step.what {
@@ -94,89 +201,221 @@ impl Translation {
                 Op::Receive(bytes.ok_or(ShrinkError::NoPayloads)?.to_vec())
             }
             What::Sent { len, .. } => {
-                self.unacknowledged = 0;
+                self.unacknowledged[side] = 0;
                 Op::Accept(len)
             }
             What::Finished { .. } => Op::Finished,
             What::Event(Event::Eof) => Op::Eof,
             What::Event(Event::Error(direction, error)) => Op::Error(direction, error),
             What::Event(Event::Timeout { unacknowledged }) => {
-                if unacknowledged != self.unacknowledged {
-                    ops.push(Op::Unacknowledged(unacknowledged));
-                    self.unacknowledged = unacknowledged;
-                }
+                self.acknowledge(side, unacknowledged, ops);
                 Op::SpuriousTimeout
             }
             What::Event(Event::ShutDown) => Op::ShutDown,
-            What::Event(Event::Read(_) | Event::Written(_) | Event::Finished | Event::Release)
-            | What::Note(_) => return Err(ShrinkError::TwoSides),
+            What::Event(Event::Read(_) | Event::Written(_) | Event::Finished | Event::Release) => {
+                return Err(ShrinkError::NotReproduced);
+            }
+            What::Note(note) => return self.add_call(note, ops),
         };
-        ops.push(op);
+        ops.push((side, op));
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, side: usize, unacknowledged: usize, ops: &mut Vec<SideOp>) {
+        if unacknowledged != self.unacknowledged[side] {
+            ops.push((side, Op::Unacknowledged(unacknowledged)));
+            self.unacknowledged[side] = unacknowledged;
+        }
+    }
+
+    /// In a script, a relay has its upstream from the start.
+    fn add_before_connected(&mut self, step: &Step<'_>) -> Result<(), ShrinkError> {
+        let call = match step.what {
+            What::Start => return Ok(()),
+            What::Note(note) => RelayCall::decode(note),
+            What::Received { .. }
+            | What::Sent { .. }
+            | What::Finished { .. }
+            | What::Event(_)
+            | What::Shared => None,
+        };
+        match call {
+            Some(RelayCall::Header(_)) => {}
+            Some(RelayCall::Connected { .. }) => {
+                self.is_connected = Some(true);
+                self.now = step.at;
+            }
+            Some(RelayCall::Refuse { .. }) => {
+                return Err(ShrinkError::Relay("no upstream was connected"));
+            }
+            _ => {
+                return Err(ShrinkError::Relay(
+                    "something happened before an upstream was connected",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the ops of a call of a relay.
+    fn add_call(&mut self, note: &[u8], ops: &mut Vec<SideOp>) -> Result<(), ShrinkError> {
+        let call = RelayCall::decode(note).filter(|_| self.is_connected.is_some());
+        match call.ok_or(ShrinkError::OfRelay)? {
+            RelayCall::Timeout { to_client, to_upstream } => {
+                self.acknowledge(0, to_client, ops);
+                self.acknowledge(1, to_upstream, ops);
+                ops.push((0, Op::SpuriousTimeout));
+            }
+            RelayCall::ShutDown => ops.push((0, Op::ShutDown)),
+            RelayCall::Header(_) | RelayCall::Connected { .. } | RelayCall::Refuse { .. } => {
+                return Err(ShrinkError::Relay("there was more than one upstream"));
+            }
+            RelayCall::InjectReset { .. } => {
+                return Err(ShrinkError::Relay("a plan of faults has reset it"));
+            }
+        }
         Ok(())
     }
 }
 
-/// What a machine has done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a machine has done, or a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
+    /// What each side has done.
+    pub(super) sides: Vec<SideFacts>,
+    /// Whether it has ended, and the label of its reason. `None`: not known.
+    pub(super) end: Option<(bool, Option<String>)>,
+}
+
+/// What one side has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SideFacts {
     pub(super) input: usize,
     pub(super) output: u64,
     /// The lower half of the digest of the output.
     pub(super) digest: u32,
     /// Whether it has sent a FIN (false) or an RST (true).
     pub(super) ending: Option<bool>,
-    /// Whether it has ended, and the label of its reason. `None`: not known.
-    pub(super) end: Option<(bool, Option<String>)>,
 }
 
 impl Facts {
+    pub(super) fn new<S: Subject>() -> Self {
+        Self { sides: vec![SideFacts::default(); S::SIDES], end: None }
+    }
+
+    /// Whether each side has sent a FIN (false) or an RST (true).
+    pub(super) fn endings(&self) -> Vec<Option<bool>> {
+        self.sides.iter().map(|side| side.ending).collect()
+    }
+
     /// Adds what the recorded machine has done in a step.
-    pub(super) fn add(&mut self, what: What<'_>) {
-        match what {
-            What::Received { len, .. } => self.input += len,
+    pub(super) fn add(&mut self, step: &Step<'_>) {
+        let Some(side) = self.sides.get_mut(step.side) else { return };
+        match step.what {
+            What::Received { len, .. } => side.input += len,
             What::Sent { len, digest } => {
-                self.output += len as u64;
-                self.digest = digest;
+                side.output += len as u64;
+                side.digest = digest;
             }
-            What::Finished { is_reset } => self.ending = Some(is_reset),
+            What::Finished { is_reset } => side.ending = Some(is_reset),
             What::Start | What::Event(_) | What::Shared | What::Note(_) => {}
         }
     }
 }
 
-/// Plays `ops` to `machine`. An error is the message of its panic.
-pub(super) fn play<M: Machine>(machine: M, ops: &[Op]) -> Result<Facts, String> {
-    with_player(machine, |player| {
+/// Plays `ops` to `subject`. An error is the message of its panic.
+pub(super) fn play<S: Subject>(subject: S, ops: &[SideOp]) -> Result<Facts, String> {
+    with_player(subject, |player| {
         player.play(ops)?;
         player.facts(true)
     })
 }
 
-/// Calls `f` with a player of `machine`.
-pub(super) fn with_player<M: Machine, T>(
-    mut machine: M,
-    f: impl FnOnce(&mut Player<'_, M>) -> T,
-) -> T {
-    let result = f(&mut Player {
-        machine: &mut machine,
-        now: Instant::EPOCH,
-        arrived: VecDeque::new(),
-        write_error: None,
-        unacknowledged: 0,
-        input: 0,
-        output: Vec::new(),
-        digest: Digest::default(),
-        ending: None,
-    });
+/// Calls `f` with a player of `subject`.
+pub(super) fn with_player<S: Subject, T>(subject: S, f: impl FnOnce(&mut Player<S>) -> T) -> T {
+    let mut player = Player { subject, now: Instant::EPOCH, peers: Default::default() };
+    let result = f(&mut player);
     // After a panic, even its drop may panic.
-    panic_of(|| drop(machine));
+    panic_of(|| drop(player));
     result
 }
 
-/// Plays ops to a machine, as the player of the testkit does.
-pub(super) struct Player<'a, M> {
-    machine: &'a mut M,
+/// Plays ops to a machine or a relay, as `script::play` and `script::play_relay` of the testkit do.
+pub(super) struct Player<S> {
+    subject: S,
     now: Instant,
+    peers: [Peer; 2],
+}
+
+impl<S: Subject> Player<S> {
+    /// Plays `ops`. An error is the message of a panic.
+    pub(super) fn play(&mut self, ops: &[SideOp]) -> Result<(), String> {
+        let panic = panic_of(|| {
+            for (side, op) in ops {
+                match op {
+                    Op::Timeout => self.time_out(),
+                    Op::SpuriousTimeout => self.expire(),
+                    Op::ShutDown => self.subject.shut_down(self.now),
+                    Op::Receive(_)
+                    | Op::Eof
+                    | Op::Error(..)
+                    | Op::Accept(_)
+                    | Op::Unacknowledged(_)
+                    | Op::Finished
+                    | Op::Advance(_) => self.side(*side).play(op),
+                }
+                for side in 0..S::SIDES {
+                    self.side(side).read();
+                }
+            }
+        });
+        panic.map_or(Ok(()), Err)
+    }
+
+    fn side(&mut self, side: usize) -> SidePlayer<'_, S::Side<'_>> {
+        let Self { subject, now, peers } = self;
+        SidePlayer { machine: subject.side(side), now, peer: &mut peers[side] }
+    }
+
+    fn time_out(&mut self) {
+        let before = self.subject.state();
+        for _ in 0..=MAX_OBSERVATIONS {
+            let Some(deadline) = self.subject.deadline() else { break };
+            self.now = self.now.max(deadline);
+            self.expire();
+            if self.subject.state() != before {
+                break;
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        let unacknowledged = [0, 1].map(|side| self.peers[side].unacknowledged);
+        self.subject.expire(self.now, unacknowledged);
+    }
+
+    /// What it has done. With `end`, also whether it has ended. An error is the message of a panic.
+    pub(super) fn facts(&self, end: bool) -> Result<Facts, String> {
+        let sides = self.peers[..S::SIDES].iter().map(|peer| SideFacts {
+            input: peer.input,
+            output: peer.digest.len(),
+            digest: peer.digest.short(),
+            ending: peer.ending,
+        });
+        let mut facts = Facts { sides: sides.collect(), end: None };
+        let panic = panic_of(|| facts.end = end.then(|| self.subject.end()));
+        panic.map_or(Ok(facts), Err)
+    }
+
+    /// The bytes that each side has sent.
+    pub(super) fn outputs(&self) -> Vec<Vec<u8>> {
+        self.peers[..S::SIDES].iter().map(|peer| peer.output.clone()).collect()
+    }
+}
+
+/// What is around one side.
+#[derive(Default)]
+struct Peer {
     /// Input that has arrived and was not read yet.
     arrived: VecDeque<Arrived>,
     write_error: Option<ConnectionError>,
@@ -193,91 +432,53 @@ enum Arrived {
     End(Option<ConnectionError>),
 }
 
-impl<M: Machine> Player<'_, M> {
-    /// Plays `ops`. An error is the message of a panic.
-    pub(super) fn play(&mut self, ops: &[Op]) -> Result<(), String> {
-        panic_of(|| ops.iter().for_each(|op| self.play_op(op))).map_or(Ok(()), Err)
-    }
+/// Plays ops to one side.
+struct SidePlayer<'a, M> {
+    machine: M,
+    now: &'a mut Instant,
+    peer: &'a mut Peer,
+}
 
-    /// What the machine has done. With `end`, also whether it has ended. An error is the message of
-    /// a panic.
-    pub(super) fn facts(&self, end: bool) -> Result<Facts, String> {
-        let mut facts = Facts {
-            input: self.input,
-            output: self.digest.len(),
-            digest: self.digest.short(),
-            ending: self.ending,
-            end: None,
-        };
-        let panic = panic_of(|| {
-            let label = || self.machine.reason().map(|reason| reason.label().into());
-            facts.end = end.then(|| (self.machine.interest().is_done(), label()));
-        });
-        panic.map_or(Ok(facts), Err)
-    }
-
-    /// The bytes that the machine has sent.
-    pub(super) fn output(&self) -> &[u8] {
-        &self.output
-    }
-
-    fn play_op(&mut self, op: &Op) {
+impl<M: Machine> SidePlayer<'_, M> {
+    fn play(&mut self, op: &Op) {
         match op {
             Op::Receive(bytes) if bytes.is_empty() => {}
-            Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(bytes.clone())),
-            Op::Eof => self.arrived.push_back(Arrived::End(None)),
+            Op::Receive(bytes) => self.peer.arrived.push_back(Arrived::Bytes(bytes.clone())),
+            Op::Eof => self.peer.arrived.push_back(Arrived::End(None)),
             Op::Error(Direction::Read, error) => {
-                self.arrived.push_back(Arrived::End(Some(*error)));
+                self.peer.arrived.push_back(Arrived::End(Some(*error)));
             }
             Op::Error(Direction::Write, error) => {
                 let can_fail = match self.machine.interest().write {
-                    Outbound::Idle => self.ending.is_none() && self.write_error.is_none(),
+                    Outbound::Idle => self.peer.ending.is_none() && self.peer.write_error.is_none(),
                     Outbound::Flush | Outbound::Finish => true,
                     Outbound::Finished | Outbound::Reset => false,
                 };
                 if can_fail {
-                    self.write_error = Some(*error);
+                    self.peer.write_error = Some(*error);
                     self.handle(Event::Error(Direction::Write, *error));
                 }
             }
             Op::Accept(n) => {
                 self.accept(*n);
-                self.unacknowledged = 0;
+                self.peer.unacknowledged = 0;
             }
-            Op::Unacknowledged(n) => self.unacknowledged = *n,
+            Op::Unacknowledged(n) => self.peer.unacknowledged = *n,
             Op::Finished => match self.machine.interest().write {
                 Outbound::Idle | Outbound::Flush | Outbound::Finished => {}
                 wanted @ (Outbound::Finish | Outbound::Reset) => {
-                    self.ending = Some(wanted == Outbound::Reset);
+                    self.peer.ending = Some(wanted == Outbound::Reset);
                     self.handle(Event::Finished);
                 }
             },
-            Op::Advance(time) => self.now += *time,
-            Op::Timeout => self.time_out(),
-            Op::SpuriousTimeout => {
-                self.handle(Event::Timeout { unacknowledged: self.unacknowledged });
-            }
-            Op::ShutDown => self.handle(Event::ShutDown),
+            Op::Advance(time) => *self.now += *time,
+            // They are played to all sides.
+            Op::Timeout | Op::SpuriousTimeout | Op::ShutDown => {}
         }
-        self.poll_shared();
-        self.read();
     }
 
     fn handle(&mut self, event: Event) {
-        self.machine.handle(self.now, event);
-    }
-
-    fn time_out(&mut self) {
-        let state = |machine: &M| (machine.interest(), machine.status());
-        let before = state(self.machine);
-        for _ in 0..=MAX_OBSERVATIONS {
-            let Some(deadline) = self.machine.poll_timeout() else { break };
-            self.now = self.now.max(deadline);
-            self.handle(Event::Timeout { unacknowledged: self.unacknowledged });
-            if state(self.machine) != before {
-                break;
-            }
-        }
+        self.machine.handle(*self.now, event);
     }
 
     fn accept(&mut self, n: usize) {
@@ -286,39 +487,41 @@ impl<M: Machine> Player<'_, M> {
         }
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.machine.write_bufs(&mut bufs);
-        let before = self.output.len();
-        self.output.extend(bufs[..count].iter().copied().flatten().take(n));
-        self.digest.write(&self.output[before..]);
-        self.handle(Event::Written(self.output.len() - before));
+        let before = self.peer.output.len();
+        self.peer.output.extend(bufs[..count].iter().copied().flatten().take(n));
+        self.peer.digest.write(&self.peer.output[before..]);
+        self.handle(Event::Written(self.peer.output.len() - before));
     }
 
     fn poll_shared(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         for _ in 0..MAX_POLLS {
-            if !self.machine.poll_shared(self.now, cx) {
+            if !self.machine.poll_shared(*self.now, cx) {
                 return;
             }
         }
         panic!("poll_shared has returned true {MAX_POLLS} times in a row");
     }
 
+    /// Polls shared state, and reads what has arrived.
     fn read(&mut self) {
+        self.poll_shared();
         while self.machine.interest().read {
-            let event = match self.arrived.pop_front() {
+            let event = match self.peer.arrived.pop_front() {
                 None => return,
                 Some(Arrived::Bytes(mut bytes)) => {
                     let buf = self.machine.read_buf();
                     let n = buf.len().min(bytes.len());
                     let rest = bytes.split_off(n);
                     buf[..n].copy_from_slice(&bytes);
-                    self.input += n;
+                    self.peer.input += n;
                     if !rest.is_empty() {
-                        self.arrived.push_front(Arrived::Bytes(rest));
+                        self.peer.arrived.push_front(Arrived::Bytes(rest));
                     }
                     Event::Read(n)
                 }
                 Some(Arrived::End(error)) => error
-                    .or(self.write_error)
+                    .or(self.peer.write_error)
                     .map_or(Event::Eof, |error| Event::Error(Direction::Read, error)),
             };
             self.handle(event);

@@ -1,42 +1,19 @@
-//! A test that shows what a recording shows.
+//! Finds a test that shows what a recording shows.
 
 use alloc::{
-    format,
     string::{String, ToString},
     vec::Vec,
 };
-use core::fmt::Write as _;
 
 use super::{
     Difference, DifferenceKind, Ended, Recording, Replay, Stop, What,
-    script::{self, Facts, Op, Translation},
+    script::{self, Facts, Op, SideOp, Single, Subject, Translation},
+    shrunk_test::{Shows, ShrunkTest, Upstream},
 };
-use crate::{Machine, Outbound};
-
-/// A test that shows the end of a recorded session, or where its replay differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShrunkTest {
-    ops: Vec<Op>,
-    shows: Shows,
-}
-
-/// What the test shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Shows {
-    /// The machine panics.
-    Panic(String),
-    /// The machine ends: with an RST (true), with a FIN (false), or without either.
-    End { label: String, ending: Option<bool> },
-    /// The recorded machine has done something else.
-    Difference {
-        /// What the recorded machine has done. `None`: it has panicked.
-        recorded: Option<Facts>,
-        /// What the machine does, or the message of its panic.
-        actual: Result<Facts, String>,
-        /// The output of the machine.
-        output: Vec<u8>,
-    },
-}
+use crate::{
+    Instant, Machine, Outbound,
+    proxy::{Relay, RelayCall},
+};
 
 /// Why a recording has no test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,9 +22,12 @@ pub enum ShrinkError {
     /// It has no payloads.
     #[error("the recording has no payloads, so a test would have no input")]
     NoPayloads,
-    /// It is of a relay.
-    #[error("the session is of a proxy, which has two sides, and a script has one")]
-    TwoSides,
+    /// It is of a relay, so [`shrink_relay`] makes its test.
+    #[error("the session is of a relay, which has two sides, and not of one machine")]
+    OfRelay,
+    /// It is of a relay, and not with one upstream from its start to its end.
+    #[error("a test of a proxy has one upstream from its start, and no plan of faults: {0}")]
+    Relay(&'static str),
     /// The session depends on what comes from outside the machine.
     #[error(
         "the session depends on other machines or on a service (messages and capacity of a feed, \
@@ -92,20 +72,60 @@ pub fn shrink<M: Machine>(
     replay: Replay,
     machine: impl Fn() -> M,
 ) -> Result<ShrunkTest, ShrinkError> {
+    shrink_subject(recording, replay, || Single(machine()))
+}
+
+/// As [`shrink`], for the recording of a relay ([`Relay::record`]). `make` makes one without an
+/// upstream.
+///
+/// # Errors
+/// There is no such test.
+pub fn shrink_relay(
+    recording: &Recording<'_>,
+    replay: Replay,
+    make: impl Fn() -> Relay,
+) -> Result<ShrunkTest, ShrinkError> {
+    let mut upstream = Upstream { header: Vec::new(), has_another: false };
+    for step in recording.steps() {
+        let What::Note(note) = step.what else { continue };
+        match RelayCall::decode(note) {
+            Some(RelayCall::Header(header)) => upstream.header = header.to_vec(),
+            Some(RelayCall::Connected { has_another }) => {
+                upstream.has_another = has_another;
+                break;
+            }
+            _ => {}
+        }
+    }
+    let connected = || {
+        let mut subject = make();
+        subject.send_proxy_header(upstream.header.clone());
+        subject.handle_connected(Instant::EPOCH, upstream.has_another);
+        subject
+    };
+    let test = shrink_subject(recording, replay, connected)?;
+    Ok(ShrunkTest { upstream: Some(upstream), ..test })
+}
+
+fn shrink_subject<S: Subject>(
+    recording: &Recording<'_>,
+    replay: Replay,
+    subject: impl Fn() -> S,
+) -> Result<ShrunkTest, ShrinkError> {
     let panic = match replay.difference {
         None => replay.panic,
         Some(Difference { kind: DifferenceKind::Panicked(message), .. }) => Some(message),
-        Some(difference) => return test_of_difference(recording, &difference, machine()),
+        Some(difference) => return test_of_difference(recording, &difference, subject()),
     };
-    let (mut translation, mut ops) = (Translation::new(recording), Vec::new());
+    let (mut translation, mut ops) = (Translation::new::<S>(recording), Vec::new());
     for step in recording.steps() {
         translation.add(&step, &mut ops)?;
     }
-    let played = script::play(machine(), &ops);
+    let played = script::play(subject(), &ops);
     let shows = match (panic, replay.reason) {
         (Some(message), _) => Shows::Panic(message),
         (None, Some((label, _))) => {
-            Shows::End { label, ending: played.as_ref().ok().and_then(|facts| facts.ending) }
+            Shows::End { label, endings: played.as_ref().map(Facts::endings).unwrap_or_default() }
         }
         (None, None) => return Err(without_end(recording)),
     };
@@ -113,12 +133,12 @@ pub fn shrink<M: Machine>(
         return Err(not_reproduced(recording));
     }
     let mut shrinking = Shrinking {
-        shows: |ops: &[Op]| shows.is_shown_by(&script::play(machine(), ops)),
+        shows: |ops: &[SideOp]| shows.is_shown_by(&script::play(subject(), ops)),
         plays: MAX_PLAYS,
         ops: MAX_OPS,
     };
     let ops = shrinking.shrink(ops);
-    Ok(ShrunkTest { ops, shows })
+    Ok(ShrunkTest { ops, shows, upstream: None })
 }
 
 /// Why there is nothing to show although the replay is the same.
@@ -135,19 +155,19 @@ fn not_reproduced(recording: &Recording<'_>) -> ShrinkError {
     if has_outside { ShrinkError::Outside } else { ShrinkError::NotReproduced }
 }
 
-/// Plays the steps to `machine`, until it differs from the recorded one in what a test can see.
-fn test_of_difference<M: Machine>(
+/// Plays the steps to `subject`, until it differs from the recorded one in what a test can see.
+fn test_of_difference<S: Subject>(
     recording: &Recording<'_>,
     difference: &Difference,
-    machine: M,
+    subject: S,
 ) -> Result<ShrunkTest, ShrinkError> {
     let end = recording.end().filter(|_| recording.stop().is_none());
     let last = recording.steps().count() - 1;
     let has_more_output =
         matches!(difference.kind, DifferenceKind::Finish { wanted: Outbound::Flush, .. });
-    let (mut translation, mut recorded) = (Translation::new(recording), Facts::default());
+    let (mut translation, mut recorded) = (Translation::new::<S>(recording), Facts::new::<S>());
     let mut ops = Vec::new();
-    script::with_player(machine, |player| {
+    script::with_player(subject, |player| {
         for (index, step) in recording.steps().enumerate() {
             let begin = ops.len();
             translation.add(&step, &mut ops)?;
@@ -157,9 +177,9 @@ fn test_of_difference<M: Machine>(
             let is_different = step.offset >= difference.offset;
             if is_different && has_more_output && matches!(step.what, What::Finished { .. }) {
                 // The recorded machine has no output here, so it skips the op.
-                ops.insert(ops.len() - 1, Op::Accept(usize::MAX));
+                ops.insert(ops.len() - 1, (step.side, Op::Accept(usize::MAX)));
             }
-            recorded.add(step.what);
+            recorded.add(&step);
             let ended = end.filter(|_| index == last);
             if let Some(Ended::Reason(_)) = ended.map(|end| end.ended) {
                 recorded.end = ended.map(|end| (true, Some(end.label.to_string())));
@@ -177,8 +197,8 @@ fn test_of_difference<M: Machine>(
                 break;
             }
             let recorded = (!panics_here).then_some(recorded);
-            let shows = Shows::Difference { recorded, actual, output: player.output().to_vec() };
-            return Ok(ShrunkTest { ops, shows });
+            let shows = Shows::Difference { recorded, actual, outputs: player.outputs() };
+            return Ok(ShrunkTest { ops, shows, upstream: None });
         }
         Err(ShrinkError::NotReproduced)
     })
@@ -189,9 +209,9 @@ impl Shows {
     fn is_shown_by(&self, played: &Result<Facts, String>) -> bool {
         match (self, played) {
             (Self::Panic(message), Err(panic)) => panic == message,
-            (Self::End { label, ending }, Ok(facts)) => {
+            (Self::End { label, endings }, Ok(facts)) => {
                 let end = facts.end.as_ref().map(|(is_done, label)| (*is_done, label.as_deref()));
-                facts.ending == *ending && end == Some((true, Some(label)))
+                facts.endings() == *endings && end == Some((true, Some(label)))
             }
             (Self::Panic(_) | Self::End { .. } | Self::Difference { .. }, _) => false,
         }
@@ -206,14 +226,14 @@ struct Shrinking<F> {
     ops: usize,
 }
 
-impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
-    fn shrink(&mut self, mut ops: Vec<Op>) -> Vec<Op> {
+impl<F: FnMut(&[SideOp]) -> bool> Shrinking<F> {
+    fn shrink(&mut self, mut ops: Vec<SideOp>) -> Vec<SideOp> {
         loop {
             let before = ops.clone();
             self.join(&mut ops);
             self.remove(&mut ops);
             for index in 0..ops.len() {
-                for simpler in simpler(&ops[index]) {
+                for simpler in simpler(&ops[index].1) {
                     self.try_instead(&mut ops, index, simpler);
                 }
                 self.shorten(&mut ops, index);
@@ -225,7 +245,7 @@ impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
     }
 
     /// Tries `candidate` in place of `ops`. Returns whether it shows the same.
-    fn try_all(&mut self, ops: &mut Vec<Op>, candidate: Vec<Op>) -> bool {
+    fn try_all(&mut self, ops: &mut Vec<SideOp>, candidate: Vec<SideOp>) -> bool {
         if self.plays == 0 || self.ops < candidate.len() {
             return false;
         }
@@ -238,21 +258,24 @@ impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
         is_shown
     }
 
-    fn try_instead(&mut self, ops: &mut Vec<Op>, index: usize, op: Op) -> bool {
+    fn try_instead(&mut self, ops: &mut Vec<SideOp>, index: usize, op: Op) -> bool {
         let mut candidate = ops.clone();
-        candidate[index] = op;
+        candidate[index].1 = op;
         self.try_all(ops, candidate)
     }
 
     /// Joins input that was received in pieces.
-    fn join(&mut self, ops: &mut Vec<Op>) {
+    fn join(&mut self, ops: &mut Vec<SideOp>) {
         let mut index = 1;
         while index < ops.len() {
-            if let [Op::Receive(first), Op::Receive(second)] = &ops[index - 1..=index] {
+            if let [(side, Op::Receive(first)), (other, Op::Receive(second))] =
+                &ops[index - 1..=index]
+                && side == other
+            {
                 let joined = [&first[..], second].concat();
                 let mut candidate = ops.clone();
                 candidate.remove(index);
-                candidate[index - 1] = Op::Receive(joined);
+                candidate[index - 1].1 = Op::Receive(joined);
                 if self.try_all(ops, candidate) {
                     continue;
                 }
@@ -262,7 +285,7 @@ impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
     }
 
     /// Removes ops: halves, quarters, and so on.
-    fn remove(&mut self, ops: &mut Vec<Op>) {
+    fn remove(&mut self, ops: &mut Vec<SideOp>) {
         let mut len = ops.len();
         while len > 0 {
             let mut at = 0;
@@ -278,8 +301,8 @@ impl<F: FnMut(&[Op]) -> bool> Shrinking<F> {
     }
 
     /// Shortens the input in the op `index`, as [`remove`](Self::remove), and makes it plain.
-    fn shorten(&mut self, ops: &mut Vec<Op>, index: usize) {
-        let bytes = |ops: &[Op]| match &ops[index] {
+    fn shorten(&mut self, ops: &mut Vec<SideOp>, index: usize) {
+        let bytes = |ops: &[SideOp]| match &ops[index].1 {
             Op::Receive(bytes) => bytes.clone(),
             Op::Eof
             | Op::Error(..)
@@ -332,155 +355,6 @@ fn simpler(op: &Op) -> Vec<Op> {
     }
 }
 
-impl ShrunkTest {
-    /// The source code of the test. `imports` are the items of `wirestate_core` that `machine`
-    /// needs, and `machine` is the expression that makes the machine at `Instant::EPOCH`.
-    pub fn source(&self, imports: &[&str], machine: &str) -> String {
-        let has = |is: fn(&Op) -> bool| self.ops.iter().any(is);
-        let assertions = self.shows.assertions();
-        let mut core: Vec<&str> = imports.to_vec();
-        core.push("Instant");
-        if has(|op| matches!(op, Op::Error(..))) {
-            core.extend(["ConnectionError", "Direction"]);
-        }
-        if assertions.contains("Digest::") {
-            core.push("record::Digest");
-        }
-        // As rustfmt does: types first.
-        core.sort_by_key(|item| (item.starts_with(char::is_lowercase), *item));
-        let mut testkit = alloc::vec!["self", "Op"];
-        if assertions.contains("Ending::") {
-            testkit.insert(1, "Ending");
-        }
-        let mut source = String::new();
-        if has(|op| matches!(op, Op::Advance(_))) {
-            source.push_str("use std::time::Duration;\n\n");
-        }
-        let _ = writeln!(source, "use wirestate_core::{{{}}};", core.join(", "));
-        let _ = writeln!(source, "use wirestate_testkit::script::{{{}}};\n", testkit.join(", "));
-        let (attribute, name) = match &self.shows {
-            Shows::Panic(_) => ("", "a_session_does_not_panic".to_string()),
-            Shows::End { label, .. } => ("", format!("a_session_ends_with_{label}")),
-            Shows::Difference { recorded: None, .. } => {
-                ("#[should_panic]\n", "a_session_panics_as_it_was_recorded".to_string())
-            }
-            Shows::Difference { .. } => ("", "a_session_is_as_it_was_recorded".to_string()),
-        };
-        let _ = writeln!(source, "#[test]\n{attribute}fn {name}() {{");
-        let _ = writeln!(source, "    let mut machine = {machine};");
-        let ops: Vec<_> = self.ops.iter().map(ToString::to_string).collect();
-        let ops = match format!("    let ops = [{}];\n", ops.join(", ")) {
-            _ if ops.is_empty() => "    let ops: [Op; 0] = [];\n".to_string(),
-            line if line.len() <= MAX_COLUMNS => line,
-            _ => format!("    let ops = [\n        {},\n    ];\n", ops.join(",\n        ")),
-        };
-        source.push_str(&ops);
-        source.push_str(&assertions);
-        source.push_str("}\n");
-        source
-    }
-}
-
-impl Shows {
-    /// The statements of the test after its ops.
-    fn assertions(&self) -> String {
-        let play = "script::play(&mut machine, &ops)";
-        let transcript = format!("    let transcript = {play};\n");
-        match self {
-            Self::Panic(message) => {
-                format!("    // It has panicked: {}\n    {play};\n", first_line(message))
-            }
-            Self::End { label, ending } => format!(
-                "{transcript}    assert_eq!((transcript.label, transcript.ending), \
-                 (Some({label:?}), {}));\n",
-                ending_source(*ending)
-            ),
-            Self::Difference { recorded: None, actual, output } => {
-                format!("{}    {play};\n", comment("it panicked", actual, output))
-            }
-            Self::Difference { recorded: Some(recorded), actual, output } => {
-                let mut text = comment(&sentence(recorded), actual, output);
-                text.push_str(&transcript);
-                for assertion in recorded.assertions() {
-                    let _ = writeln!(text, "    assert_eq!({assertion});");
-                }
-                text
-            }
-        }
-    }
-}
-
-/// A comment that says how two machines differ.
-fn comment(recorded: &str, actual: &Result<Facts, String>, output: &[u8]) -> String {
-    let actual = match actual {
-        Ok(facts) => sentence(facts),
-        Err(message) => format!("it panics: {}", first_line(message)),
-    };
-    let mut text = format!("    // Recorded: {recorded}.\n    // This program: {actual}.\n");
-    if (1..=MAX_SHOWN).contains(&output.len()) {
-        let _ = writeln!(text, "    // It sends b\"{}\".", output.escape_ascii());
-    }
-    text.push_str("    // If the recorded program was wrong, assert what is right instead.\n");
-    text
-}
-
-/// What a machine has done, in words.
-fn sentence(facts: &Facts) -> String {
-    let Facts { input, output, ending, end, .. } = facts;
-    let digest = if *output == 0 { String::new() } else { format!(" ({})", facts.digest_source()) };
-    let ending = match ending {
-        None => "no FIN or RST",
-        Some(false) => "a FIN",
-        Some(true) => "an RST",
-    };
-    let label =
-        |label: &Option<String>| label.as_ref().map_or(String::new(), |it| format!(": {it}"));
-    let end = match end {
-        None => String::new(),
-        Some((true, reason)) => format!(", ended{}", label(reason)),
-        Some((false, reason)) => format!(", not ended{}", label(reason)),
-    };
-    format!("{input} bytes read, {output} bytes sent{digest}, {ending}{end}")
-}
-
-impl Facts {
-    fn digest_source(&self) -> String {
-        format!("0x{:04x}_{:04x}", self.digest >> 16, self.digest & 0xffff)
-    }
-
-    /// The expressions that are equal for a machine that has done this.
-    fn assertions(&self) -> Vec<String> {
-        let Self { input, output, ending, end, .. } = self;
-        let lengths = "(transcript.input.len(), transcript.output.len())";
-        let mut assertions = alloc::vec![format!("{lengths}, ({input}, {output})")];
-        if *output > 0 {
-            let digest = self.digest_source();
-            assertions.push(format!("Digest::of(&transcript.output) & 0xffff_ffff, {digest}"));
-        }
-        assertions.push(format!("transcript.ending, {}", ending_source(*ending)));
-        if let Some(end) = end {
-            assertions.push(format!("(transcript.done, transcript.label), {end:?}"));
-        }
-        assertions
-    }
-}
-
-fn ending_source(ending: Option<bool>) -> &'static str {
-    match ending {
-        None => "None",
-        Some(false) => "Some(Ending::Fin)",
-        Some(true) => "Some(Ending::Rst)",
-    }
-}
-
-fn first_line(message: &str) -> &str {
-    message.lines().next().unwrap_or_default()
-}
-
-/// The longest line of source code, with its end.
-const MAX_COLUMNS: usize = 101;
-/// The longest output that a comment shows, in bytes.
-const MAX_SHOWN: usize = 64;
 /// The most scripts that are played.
 const MAX_PLAYS: usize = 20_000;
 /// The most ops of all scripts together.

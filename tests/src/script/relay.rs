@@ -2,15 +2,19 @@
 
 use std::mem;
 
-use wirestate_core::proxy::{Relay, RelaySide, Side};
+use wirestate_core::{
+    Reason,
+    proxy::{Relay, RelaySide, Side},
+};
 
-use super::{Op, Peer, Player, Transcript};
+use super::{MAX_OBSERVATIONS, Op, Peer, Player, Transcript};
 
 /// Plays `ops` to the sides of `relay`. They have one clock, which starts at `Instant::EPOCH`.
-/// Returns the transcripts of the client's side and of the upstream's.
+/// Returns the transcripts of the client's side and of the upstream's, both with the reason of the
+/// relay.
 ///
-/// A deadline of a relay is one of both sides. An [`Op::Timeout`] or [`Op::SpuriousTimeout`] has
-/// the bytes that its side's peer has not acknowledged, and none of the other.
+/// A deadline of a relay is one of both sides, and so is a shutdown. It does not matter to which one
+/// they are played.
 ///
 /// ```
 /// use wirestate_core::{Instant, proxy::{RelayFactory, Side::{Client, Upstream}}};
@@ -34,14 +38,31 @@ use super::{Op, Peer, Player, Transcript};
 pub fn play_relay(relay: &mut Relay, ops: &[(Side, Op)]) -> [Transcript; 2] {
     let mut peers = [Peer::default(), Peer::default()];
     for (side, op) in ops {
-        with(relay, &mut peers, *side, |player| player.play(op));
+        match op {
+            Op::Timeout => time_out(relay, &mut peers),
+            Op::SpuriousTimeout => expire(relay, &peers),
+            Op::ShutDown => relay.shut_down(peers[*side as usize].now),
+            Op::Receive(_)
+            | Op::Eof
+            | Op::Error(..)
+            | Op::Accept(_)
+            | Op::Buffer(_)
+            | Op::Unacknowledged(_)
+            | Op::Finished
+            | Op::Advance(_)
+            | Op::Release => with(relay, &mut peers, *side, |player| player.play(op)),
+        }
         peers[side.other() as usize].now = peers[*side as usize].now;
-        // The op may let the other side read.
-        with(relay, &mut peers, side.other(), |player| player.read());
+        for side in Side::BOTH {
+            with(relay, &mut peers, side, |player| player.read());
+        }
     }
-    Side::BOTH.map(|side| {
-        let peer = mem::take(&mut peers[side as usize]);
-        Player { machine: &mut relay.side(side), peer }.transcript()
+    let (done, reason) = (relay.is_done(), relay.reason());
+    peers.map(|peer| Transcript {
+        done,
+        reason: reason.as_ref().map(ToString::to_string),
+        label: reason.as_ref().map(Reason::label),
+        ..peer.transcript
     })
 }
 
@@ -57,4 +78,24 @@ fn with(
     let mut player = Player { machine: &mut machine, peer: mem::take(peer) };
     f(&mut player);
     *peer = player.peer;
+}
+
+/// As [`Op::Timeout`].
+fn time_out(relay: &mut Relay, peers: &mut [Peer; 2]) {
+    let state = |relay: &Relay| (Side::BOTH.map(|side| relay.interest(side)), relay.status());
+    let before = state(relay);
+    for _ in 0..=MAX_OBSERVATIONS {
+        let Some(deadline) = relay.poll_timeout() else { break };
+        for peer in &mut *peers {
+            peer.now = peer.now.max(deadline);
+        }
+        expire(relay, peers);
+        if state(relay) != before {
+            break;
+        }
+    }
+}
+
+fn expire(relay: &mut Relay, [client, upstream]: &[Peer; 2]) {
+    relay.handle_timeout(client.now, client.unacknowledged, upstream.unacknowledged);
 }

@@ -11,6 +11,7 @@ mod printed;
 mod relay;
 mod shrinking;
 mod shrunk;
+mod shrunk_relay;
 mod told_apart;
 
 use std::sync::{Arc, Mutex};

@@ -5,30 +5,57 @@ use std::{
     time::Duration,
 };
 
-use wirestate_core::{ConnectionError, Direction, Machine, record::Digest};
+use wirestate_core::{
+    ConnectionError, Direction, Instant, Machine,
+    proxy::{Relay, Side},
+    record::Digest,
+};
 use wirestate_testkit::script::{self, CONNECTION_ERRORS, Op, Transcript};
 
 /// Whether the test with this `source` passes for `machine`.
 pub(crate) fn passes(source: &str, mut machine: impl Machine) -> bool {
-    let (before, after) = source.split_once("    let ops").unwrap();
-    let (ops, after) = after.split_once("script::play(&mut machine, &ops);\n").unwrap();
-    let ops = Parser(ops).ops();
-    let play = || {
-        let transcript = script::play(&mut machine, &ops);
-        after.split(";\n").all(|statement| holds(statement, &transcript))
-    };
-    let result = catch_unwind(AssertUnwindSafe(play));
+    let play = "script::play(&mut machine, &ops);\n";
+    let result = holds(source, play, |ops| {
+        let ops: Vec<_> = ops.into_iter().map(|(_, op)| op).collect();
+        vec![("transcript", script::play(&mut machine, &ops))]
+    });
     // After a panic, even its drop may panic.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(machine)));
-    if before.contains("#[should_panic]") {
-        result.ok() != Some(true)
-    } else {
-        result.ok() == Some(true)
+    result
+}
+
+/// Whether the test with this `source` passes for `relay`, which has no upstream yet.
+pub(crate) fn passes_with_relay(source: &str, mut relay: Relay) -> bool {
+    if let Some((_, header)) = source.split_once("relay.send_proxy_header") {
+        relay.send_proxy_header(Parser(header).bytes());
     }
+    let (_, connected) = source.split_once("relay.handle_connected(Instant::EPOCH, ").unwrap();
+    relay.handle_connected(Instant::EPOCH, connected.starts_with("true"));
+    holds(source, "script::play_relay(&mut relay, &ops);\n", |ops| {
+        let [client, upstream] = script::play_relay(&mut relay, &ops);
+        vec![("client", client), ("upstream", upstream)]
+    })
+}
+
+/// Whether a test passes that plays its ops by the statement `play`.
+fn holds(
+    source: &str,
+    play: &str,
+    run: impl FnOnce(Vec<(Side, Op)>) -> Vec<(&'static str, Transcript)>,
+) -> bool {
+    let (before, after) = source.split_once("    let ops").unwrap();
+    let (ops, after) = after.split_once(play).unwrap();
+    let ops = Parser(ops).ops();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let transcripts = run(ops);
+        after.split(";\n").all(|statement| is_true(statement, &transcripts))
+    }));
+    let passes = result.ok() == Some(true);
+    if before.contains("#[should_panic]") { !passes } else { passes }
 }
 
 /// Whether an assertion holds.
-fn holds(statement: &str, transcript: &Transcript) -> bool {
+fn is_true(statement: &str, transcripts: &[(&str, Transcript)]) -> bool {
     let lines = statement.lines().map(str::trim).filter(|line| !line.starts_with("//"));
     let statement: String = lines.collect();
     if statement == "}" {
@@ -36,39 +63,46 @@ fn holds(statement: &str, transcript: &Transcript) -> bool {
     }
     let inner = statement.strip_prefix("assert_eq!(").and_then(|rest| rest.strip_suffix(')'));
     let inner = inner.unwrap_or_else(|| panic!("an unknown statement: {statement}"));
-    let Transcript { input, output, ending, done, label, .. } = transcript;
-    let digest = Digest::of(output) & 0xffff_ffff;
-    let actual = [
-        ("(transcript.label, transcript.ending)", format!("{:?}", (label, ending))),
-        (
-            "(transcript.input.len(), transcript.output.len())",
-            format!("{:?}", (input.len(), output.len())),
-        ),
-        (
-            "Digest::of(&transcript.output) & 0xffff_ffff",
-            format!("0x{:04x}_{:04x}", digest >> 16, digest & 0xffff),
-        ),
-        ("transcript.ending", format!("{ending:?}")),
-        ("(transcript.done, transcript.label)", format!("{:?}", (done, label))),
-    ];
-    let compared = actual.iter().find_map(|(expression, actual)| {
+    let compares = |expression: &str, actual: String| {
         let expected = inner.strip_prefix(expression)?.strip_prefix(", ")?;
-        Some(expected.replace("Ending::", "") == *actual)
+        Some(expected.replace("Ending::", "") == actual)
+    };
+    let of_one = transcripts.iter().find_map(|(name, transcript)| {
+        let Transcript { input, output, ending, done, label, .. } = transcript;
+        let digest = Digest::of(output) & 0xffff_ffff;
+        let digest = format!("0x{:04x}_{:04x}", digest >> 16, digest & 0xffff);
+        let lengths = format!("{:?}", (input.len(), output.len()));
+        compares(&format!("({name}.label, {name}.ending)"), format!("{:?}", (label, ending)))
+            .or_else(|| compares(&format!("({name}.input.len(), {name}.output.len())"), lengths))
+            .or_else(|| compares(&format!("Digest::of(&{name}.output) & 0xffff_ffff"), digest))
+            .or_else(|| compares(&format!("{name}.ending"), format!("{ending:?}")))
+            .or_else(|| compares(&format!("{name}.label"), format!("{label:?}")))
+            .or_else(|| {
+                compares(&format!("({name}.done, {name}.label)"), format!("{:?}", (done, label)))
+            })
     });
-    compared.unwrap_or_else(|| panic!("an unknown assertion: {statement}"))
+    let of_both = || {
+        let endings: Vec<_> = transcripts.iter().map(|(_, transcript)| transcript.ending).collect();
+        let [client, upstream] = endings[..] else { return None };
+        compares("(client.ending, upstream.ending)", format!("{:?}", (client, upstream)))
+    };
+    of_one.or_else(of_both).unwrap_or_else(|| panic!("an unknown assertion: {statement}"))
 }
 
 /// A parser of printed ops.
 struct Parser<'a>(&'a str);
 
 impl<'a> Parser<'a> {
-    fn ops(&mut self) -> Vec<Op> {
+    /// The ops with their sides: the client's if the test has no sides.
+    fn ops(&mut self) -> Vec<(Side, Op)> {
         let mut ops = Vec::new();
         // The type of an empty list is not followed by anything that ends a name.
-        while let Some(name) = self.0.split_once("Op::").map(|(_, rest)| rest) {
-            self.0 = name;
+        while let Some((before, rest)) = self.0.split_once("Op::") {
+            let is_upstream = before.ends_with("(Upstream, ");
+            let side = if is_upstream { Side::Upstream } else { Side::Client };
+            self.0 = rest;
             let name = self.word();
-            ops.push(match name {
+            let op = match name {
                 "Receive" => Op::Receive(self.bytes()),
                 "Eof" => Op::Eof,
                 "Error" => Op::Error(self.direction(), self.error()),
@@ -80,7 +114,8 @@ impl<'a> Parser<'a> {
                 "SpuriousTimeout" => Op::SpuriousTimeout,
                 "ShutDown" => Op::ShutDown,
                 name => panic!("an unknown op: {name}"),
-            });
+            };
+            ops.push((side, op));
         }
         ops
     }

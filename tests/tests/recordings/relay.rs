@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Machine, Outbound,
     proxy::{self, Config, ProxyReason, Relay, RelayCall, RelayFactory, Side},
-    record::{Recording, What},
+    record::{Recording, ShrinkError, What, shrink, shrink_relay},
 };
 use wirestate_testkit::proptest_config;
 
-use crate::Blocks;
+use crate::{Blocks, printed};
 
 /// Something that happens to a side, or to the relay.
 #[derive(Clone, Copy, Debug)]
@@ -44,10 +44,56 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn factory() -> RelayFactory {
+    factory_with(16, 20)
+}
+
+fn factory_with(buffer: usize, idle_seconds: u64) -> RelayFactory {
     let config = Config::default()
-        .with_buffer(16.try_into().unwrap())
-        .with_idle_timeout(Duration::from_secs(20));
+        .with_buffer(buffer.try_into().unwrap())
+        .with_idle_timeout(Duration::from_secs(idle_seconds));
     RelayFactory::new(config).unwrap()
+}
+
+/// Records what `acts` do to a relay that begins at `start`.
+fn session(
+    relays: &RelayFactory,
+    start: Instant,
+    header: &[u8],
+    acts: &[(Side, Act)],
+) -> (Vec<u8>, Option<String>) {
+    let (blocks, mut now) = (Blocks::default(), start);
+    let mut relay = relays.relay(now);
+    relay.record(blocks.recorder(now));
+    relay.send_proxy_header(header.to_vec());
+    for (side, act) in acts {
+        now = perform(&mut relay, *side, *act, now);
+    }
+    let reason = relay.reason().map(|reason| reason.to_string());
+    drop(relay);
+    (blocks.bytes(), reason)
+}
+
+fn acts() -> impl Strategy<Value = Vec<(Side, Act)>> {
+    let side = prop_oneof![Just(Side::Client), Just(Side::Upstream)];
+    prop::collection::vec((side, act()), 0..60).prop_map(|mut acts| {
+        for side in Side::BOTH {
+            let acts = acts.iter_mut().filter(|(of, _)| *of == side);
+            let mut has_failed = false;
+            for (_, act) in acts {
+                match act {
+                    Act::Fail(Direction::Write) => has_failed = true,
+                    // After a failed write, the end of the input is an error.
+                    Act::Eof if has_failed => *act = Act::Fail(Direction::Read),
+                    _ => {}
+                }
+            }
+        }
+        acts
+    })
+}
+
+fn headers() -> impl Strategy<Value = &'static [u8]> {
+    prop_oneof![Just(&b""[..]), Just(&b"PROXY"[..])]
 }
 
 /// Performs what the contract allows of `act`. Returns the new time.
@@ -125,6 +171,86 @@ fn calls(acts: &[(Side, Act)]) -> Vec<String> {
     steps.collect()
 }
 
+fn shrunk(acts: &[(Side, Act)], replaying: &RelayFactory) -> Result<String, ShrinkError> {
+    let (bytes, _) = session(&factory(), Instant::EPOCH, b"", acts);
+    let recording = Recording::read(&bytes).unwrap();
+    let replay = proxy::replay(&mut replaying.relay(Instant::EPOCH), &recording);
+    let test = shrink_relay(&recording, replay, || replaying.relay(Instant::EPOCH))?;
+    Ok(test.source(&["proxy"], "proxy::RelayFactory::default().relay(Instant::EPOCH)"))
+}
+
+/// `shrunk_relay.rs` is one of the tests of this file's crate, so it compiles and passes.
+#[test]
+fn a_session_shrinks_to_a_test_as_by_hand() {
+    let acts = [
+        (Side::Client, Act::Connect(false)),
+        (Side::Client, Act::Receive(b'a')),
+        (Side::Upstream, Act::Accept(15)),
+        (Side::Upstream, Act::Receive(b'b')),
+        (Side::Client, Act::Accept(15)),
+        (Side::Client, Act::Eof),
+        (Side::Upstream, Act::Finish),
+        (Side::Upstream, Act::Fail(Direction::Read)),
+        (Side::Client, Act::Finish),
+    ];
+    assert_eq!(shrunk(&acts, &factory()).unwrap(), include_str!("shrunk_relay.rs"));
+}
+
+#[test]
+fn a_difference_names_what_each_side_of_both_relays_does() {
+    let acts = [
+        (Side::Client, Act::Connect(false)),
+        (Side::Client, Act::Receive(b'a')),
+        (Side::Upstream, Act::Accept(15)),
+        (Side::Client, Act::Wait(15)),
+        (Side::Client, Act::Eof),
+        (Side::Upstream, Act::Finish),
+    ];
+    let test = shrunk(&acts, &factory_with(16, 10)).unwrap();
+    for line in [
+        "    // Recorded, client: 2 bytes read, 0 bytes sent, no FIN or RST.\n",
+        "    // Recorded, upstream: 0 bytes read, 2 bytes sent (0x",
+        "    // This program, upstream: 0 bytes read, 2 bytes sent (0x",
+        "    // It sends b\"aa\" to the upstream.\n",
+        "    assert_eq!((client.input.len(), client.output.len()), (2, 0));\n",
+    ] {
+        assert!(test.contains(line), "{line}\n{test}");
+    }
+}
+
+#[test]
+fn a_session_without_one_upstream_from_its_start_has_no_test() {
+    let client = |act| (Side::Client, act);
+    for (acts, why) in [
+        (vec![client(Act::Refuse)], "no upstream was connected"),
+        (vec![client(Act::ShutDown)], "something happened before an upstream was connected"),
+        (
+            vec![
+                client(Act::Connect(true)),
+                (Side::Upstream, Act::Fail(Direction::Read)),
+                client(Act::Connect(false)),
+            ],
+            "there was more than one upstream",
+        ),
+        (
+            vec![client(Act::Connect(false)), client(Act::InjectReset(3))],
+            "a plan of faults has reset it",
+        ),
+    ] {
+        assert_eq!(shrunk(&acts, &factory()).unwrap_err(), ShrinkError::Relay(why), "{acts:?}");
+    }
+}
+
+#[test]
+fn a_session_of_a_relay_is_none_of_a_machine() {
+    let acts = [(Side::Client, Act::Connect(false)), (Side::Upstream, Act::Eof)];
+    let (bytes, _) = session(&factory(), Instant::EPOCH, b"", &acts);
+    let recording = Recording::read(&bytes).unwrap();
+    let replay = proxy::replay(&mut factory().relay(Instant::EPOCH), &recording);
+    let echo = || wirestate_core::echo::Server::default().machine(Instant::EPOCH);
+    assert_eq!(shrink(&recording, replay, echo).unwrap_err(), ShrinkError::OfRelay);
+}
+
 #[test]
 fn a_note_says_in_words_what_has_happened() {
     let client = |act| (Side::Client, act);
@@ -154,25 +280,53 @@ proptest! {
 
     #[test]
     fn any_session_of_a_relay_replays(
-        acts in prop::collection::vec((any::<bool>(), act()), 0..60),
-        header in prop_oneof![Just(&b""[..]), Just(&b"PROXY"[..])],
+        acts in acts(),
+        header in headers(),
     ) {
-        let (relays, blocks) = (factory(), Blocks::default());
-        let mut now = Instant::EPOCH;
-        let mut relay = relays.relay(now);
-        relay.record(blocks.recorder(now));
-        relay.send_proxy_header(header.to_vec());
-        for (is_client, act) in acts {
-            let side = if is_client { Side::Client } else { Side::Upstream };
-            now = perform(&mut relay, side, act, now);
-        }
-        let reason = relay.reason().map(|reason| reason.to_string());
-        drop(relay);
-        let bytes = blocks.bytes();
+        let relays = factory();
+        let (bytes, reason) = session(&relays, Instant::EPOCH, header, &acts);
         let recording = Recording::read(&bytes).unwrap();
         let replay = proxy::replay(&mut relays.relay(Instant::EPOCH), &recording);
         prop_assert_eq!(replay.difference, None);
         prop_assert_eq!(replay.reason.map(|(_, text)| text), reason);
+    }
+
+    /// The test of an end passes with the relay. The test of a difference passes with the relay
+    /// that was recorded, and fails with the one that replays the session.
+    #[test]
+    fn any_session_with_one_upstream_shrinks_to_a_test(
+        acts in acts(),
+        header in headers(),
+        (buffer, idle) in prop_oneof![Just((16, 20)), Just((16, 10)), Just((8, 20))],
+    ) {
+        let (recorded, replaying) = (factory(), factory_with(buffer, idle));
+        let start = Instant::EPOCH + Duration::from_secs(1000);
+        let acts: Vec<_> = [(Side::Client, Act::Connect(false))].into_iter().chain(acts).collect();
+        let (bytes, _) = session(&recorded, start, header, &acts);
+        let recording = Recording::read(&bytes).unwrap();
+        let replay = proxy::replay(&mut replaying.relay(start), &recording);
+        let difference = replay.difference.clone();
+        let has_end = replay.reason.is_some();
+        match shrink_relay(&recording, replay, || replaying.relay(Instant::EPOCH)) {
+            Ok(test) => {
+                let source = test.source(&["proxy"], "relay()");
+                let passes = |relays: &RelayFactory| {
+                    printed::passes_with_relay(&source, relays.relay(Instant::EPOCH))
+                };
+                let expected = difference.is_none();
+                prop_assert_eq!(passes(&replaying), expected, "{:?}\n{}", difference, source);
+                prop_assert!(expected || passes(&recorded), "{difference:?}\n{source}");
+            }
+            Err(ShrinkError::Relay(what)) => {
+                prop_assert_eq!(what, "a plan of faults has reset it");
+            }
+            Err(ShrinkError::NothingToShow) => {
+                prop_assert!(difference.is_none() && !has_end);
+            }
+            // What differs is not part of a transcript, or both sides have unacknowledged bytes.
+            Err(ShrinkError::NotReproduced) => {}
+            Err(error) => prop_assert!(false, "{error}: {difference:?}"),
+        }
     }
 
     #[test]

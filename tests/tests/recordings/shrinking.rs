@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use wirestate_core::{
-    ConnectionError, Direction, Event, Instant, Machine, echo,
+    ConnectionError, Direction, Instant, echo,
     fanout::{Config, Feed, Framing, Publisher, Subscriber, Upstream},
-    proxy::{self, RelayFactory, Side},
     record::{
         Header, Recordable, Recorded, Recorder, Recording, ShrinkError, Stop, replay, shrink,
     },
@@ -176,21 +175,6 @@ fn a_session_that_shows_nothing_has_no_test() {
 fn a_recording_without_payloads_has_no_test() {
     let header = Header { has_payloads: false, ..Header::new(Instant::EPOCH) };
     assert_eq!(error(&unfinished(&header), echo), ShrinkError::NoPayloads);
-}
-
-#[test]
-fn a_session_of_a_proxy_has_no_test() {
-    let (factory, blocks) = (RelayFactory::default(), Blocks::default());
-    let mut machine = factory.relay(Instant::EPOCH);
-    machine.record(blocks.recorder(Instant::EPOCH));
-    machine.handle_connected(Instant::EPOCH, false);
-    machine.side(Side::Upstream).handle(Instant::EPOCH, Event::Eof);
-    drop(machine);
-    let bytes = blocks.bytes();
-    let recording = Recording::read(&bytes).unwrap();
-    let replay = proxy::replay(&mut factory.relay(Instant::EPOCH), &recording);
-    assert_eq!(replay.difference, None);
-    assert_eq!(shrink(&recording, replay, echo).unwrap_err(), ShrinkError::TwoSides);
 }
 
 /// A subscriber alone has no messages. It has a test if its end does not depend on them.

@@ -31,7 +31,8 @@ pub(super) trait Use {
         source: &str,
     ) -> Self::Output;
 
-    fn relay(self, relays: &RelayFactory) -> Self::Output;
+    /// `source` is the source code that makes a relay of `relays`.
+    fn relay(self, relays: &RelayFactory, source: &str) -> Self::Output;
 }
 
 /// Uses the machine of `recording`, whose file is at `path`.
@@ -92,7 +93,7 @@ pub(super) fn with_machine<U: Use>(
         }
         (ServerCommand::Proxy(flags), "relay") => {
             let relays = flags.relays().map_err(error)?;
-            to.relay(&relays)
+            to.relay(&relays, &flags.relay_source())
         }
         (_, machine) => {
             return Err(format!("this program has no machine `{machine}` for that command"));

@@ -12,10 +12,11 @@ use std::{
 
 use clap::Args;
 use wirestate_core::{
+    Instant,
     proxy::{self, RelayFactory},
     record::{
         self, Difference, DifferenceKind, Ended, Header, ReadErrorKind, Recordable, Recording,
-        Replay, ShrinkError, Step, What,
+        Replay, ShrinkError, ShrunkTest, Step, What,
     },
 };
 
@@ -72,7 +73,7 @@ impl Use for Replaying<'_> {
         replay
     }
 
-    fn relay(self, relays: &RelayFactory) -> Replay {
+    fn relay(self, relays: &RelayFactory, _: &str) -> Replay {
         proxy::replay(&mut relays.relay(self.0.header().started_at), self.0)
     }
 }
@@ -91,19 +92,31 @@ impl Use for Shrinking<'_> {
         source: &str,
     ) -> Self::Output {
         let replay = Replaying(self.0).machine(make, &alone, module, source);
-        let difference = replay.difference.clone();
-        let test = record::shrink(self.0, replay, alone);
-        test.map(|test| test.source(&[module], source)).map_err(|error| match difference {
-            Some(difference) if error == ShrinkError::NotReproduced => {
-                format!("the replay differs {difference}, but {error}")
-            }
-            Some(_) | None => error.to_string(),
-        })
+        source_of(replay, |replay| record::shrink(self.0, replay, alone), module, source)
     }
 
-    fn relay(self, _: &RelayFactory) -> Self::Output {
-        Err(ShrinkError::TwoSides.to_string())
+    fn relay(self, relays: &RelayFactory, source: &str) -> Self::Output {
+        let replay = Replaying(self.0).relay(relays, source);
+        let make = || relays.relay(Instant::EPOCH);
+        source_of(replay, |replay| record::shrink_relay(self.0, replay, make), "proxy", source)
     }
+}
+
+/// The source code of the test that `shrink` makes.
+fn source_of(
+    replay: Replay,
+    shrink: impl FnOnce(Replay) -> Result<ShrunkTest, ShrinkError>,
+    module: &str,
+    source: &str,
+) -> Result<String, String> {
+    let difference = replay.difference.clone();
+    let test = shrink(replay).map(|test| test.source(&[module], source));
+    test.map_err(|error| match difference {
+        Some(difference) if error == ShrinkError::NotReproduced => {
+            format!("the replay differs {difference}, but {error}")
+        }
+        Some(_) | None => error.to_string(),
+    })
 }
 
 pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {

@@ -46,7 +46,7 @@ impl Use for Drawing<'_> {
         self.draw(replay, &shown)
     }
 
-    fn relay(self, relays: &RelayFactory) -> Self::Output {
+    fn relay(self, relays: &RelayFactory, _: &str) -> Self::Output {
         let mut relay = relays.relay(self.recording.header().started_at);
         let mut shown = Vec::new();
         let result = proxy::replay_observed(&mut relay, self.recording, observing(&mut shown));
