@@ -58,8 +58,9 @@ pub enum ShrinkError {
 /// a difference, or else the end. `machine` makes the machine of the test, at
 /// [`Instant::EPOCH`](crate::Instant::EPOCH).
 ///
-/// The test of an end passes with that machine, and the test of a panic fails. Both are the smallest
-/// ones that were found: it plays at most 20,000 scripts with at most 10 million ops together.
+/// The test of an end passes with that machine, and the test of a panic fails. Both are the
+/// smallest ones that were found: it plays at most 20,000 scripts with at most 10 million ops
+/// together.
 ///
 /// The test of a difference passes with the machine that was recorded, and fails with that of
 /// `machine`. Only the recording knows what the recorded machine does, so the test has all that

@@ -272,4 +272,4 @@ fn first_line(message: &str) -> &str {
 /// The longest line of source code, with its end.
 const MAX_COLUMNS: usize = 101;
 /// The longest output that a comment shows, in bytes.
-const MAX_SHOWN: usize = 64;
+const MAX_SHOWN: usize = 200;
