@@ -12,6 +12,7 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Linger, Machine, Outbound,
     drive::MAX_SLICES,
     echo,
+    fanout::{MessageSource, MessageSourceConfig},
     message::{self, Message, service},
     record::{self, DifferenceKind, Recordable, Recorded, Recording, ShrinkError, What, shrink},
 };
@@ -208,5 +209,23 @@ proptest! {
         let reply = |request: Message<'_>| Message::json(request.content.len().to_string());
         let server = message::Server::new(config, service::function(reply)).unwrap();
         check_both(|now| server.machine(now), mutation, &turns)?;
+    }
+
+    /// Its messages have the time.
+    #[test]
+    fn a_test_of_a_source_tells_two_machines_apart(
+        turns in turns(garbage()),
+        mutation in mutations(),
+        count in 0..20_u64,
+    ) {
+        let config = MessageSourceConfig::default()
+            .with_size(50.try_into().unwrap())
+            .with_rate(2)
+            .with_count(Some(count));
+        let source = |now: Instant| {
+            let epoch = Duration::from_secs(1_000_000).saturating_sub(now.since_epoch());
+            MessageSource::new(config.with_epoch(epoch), now).unwrap()
+        };
+        check_both(source, mutation, &turns)?;
     }
 }
