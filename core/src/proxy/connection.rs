@@ -492,7 +492,7 @@ impl<R: Runtime> Relaying<R> {
                 }
             }
         }
-        faults.report(admitted);
+        faults.report(&mut self.relay, admitted, now);
         has_reset
     }
 

@@ -7,12 +7,15 @@ use std::{
 
 use tracing::{debug, trace};
 
-use super::{Side, relay::PerSide};
+use super::{
+    Side,
+    relay::{PerSide, Relay},
+};
 use crate::{
     Instant,
     admission::Admitted,
     drive::{IoError, MAX_SLICES, Sink, Source, Turn, at_most},
-    faults::{Decision, Ending, Gate, Injector, Strike, Wanted},
+    faults::{Decision, Ending, Gate, Injector, Kind, Strike, Wanted},
     quantity::Seconds,
 };
 
@@ -84,15 +87,20 @@ impl ConnectionFaults {
         Some(gate.position())
     }
 
-    /// Counts and logs what has struck.
-    pub(super) fn report(&mut self, admitted: Option<&Admitted>) {
+    /// Counts, logs and records what has struck.
+    pub(super) fn report(&mut self, relay: &mut Relay, admitted: Option<&Admitted>, now: Instant) {
         let id = admitted.map(|admitted| admitted.id());
         let server = admitted.and_then(|admitted| admitted.table().name());
         for to in Side::BOTH {
-            for Strike { kind, at, bytes, time, is_first } in self.gates[to].take_strikes() {
+            for strike in self.gates[to].take_strikes() {
+                let Strike { kind, at, bytes, time, is_first } = strike;
                 let (fault, seconds) = (kind.label(), time.map(|time| Seconds(time).to_field()));
                 if is_first {
                     self.injector.count(to, kind);
+                    // The relay has recorded a reset.
+                    if kind != Kind::Reset {
+                        relay.record_fault(to, &strike, now);
+                    }
                     debug!(id, %to, fault, at, bytes, seconds, server, "fault injected");
                 } else {
                     trace!(id, %to, fault, at, bytes, seconds, server, "fault injected");

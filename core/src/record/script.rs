@@ -240,7 +240,7 @@ impl Translation {
             | What::Shared => None,
         };
         match call {
-            Some(RelayCall::Header(_)) => {}
+            Some(RelayCall::Header(_) | RelayCall::Fault { .. }) => {}
             Some(RelayCall::Connected { .. }) => {
                 self.is_connected = Some(true);
                 self.now = step.at;
@@ -267,6 +267,8 @@ impl Translation {
                 ops.push((0, Op::SpuriousTimeout));
             }
             RelayCall::ShutDown => ops.push((0, Op::ShutDown)),
+            // It has changed what passes between the relay and the sockets, not the relay.
+            RelayCall::Fault { .. } => {}
             RelayCall::Header(_) | RelayCall::Connected { .. } | RelayCall::Refuse { .. } => {
                 return Err(ShrinkError::Relay("there was more than one upstream"));
             }

@@ -140,7 +140,7 @@ const HEAD: &str = concat!(
     "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; ",
     "style-src 'sha256-F2Oap7jH+J7Dvwva72UTnNFbsmenjsOgxbNMy+nAQjc='; ",
-    "script-src 'sha256-DgjvOaYqL6p/x4XH4R8PujPKXBqunmWMxWUC78iunuk='; ",
+    "script-src 'sha256-tjx5oQV9sQEkszF3pMYrU+qoDHt1irqI4Lz+P94Iuvw='; ",
     "base-uri 'none'; form-action 'none'\">\n",
     include_str!("page/head.html"),
     "<style>\n",

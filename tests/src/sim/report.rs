@@ -25,8 +25,8 @@ impl Network {
         name.map_or_else(|| format!("{host}#{id}"), |name| format!("{host}#{id} ({name})"))
     }
 
-    /// The last events of hosts, and of the connections that `tasks` use; of all connections if they
-    /// use none.
+    /// The last events of hosts, and of the connections that `tasks` use, or of all connections if
+    /// they use none.
     pub(super) fn last_events(&self, tasks: &[TaskInfo]) -> Vec<Entry> {
         let tasks: BTreeSet<_> = tasks.iter().map(|task| Some(task.id)).collect();
         let used: BTreeSet<_> = self

@@ -59,7 +59,7 @@ pub(crate) fn sessions_of_all_servers_replay_on_another_runtime(binary: &str) {
     assert!(exchange(proxy.connect(), &vec![b'x'; 100_000]).len() > 100_000);
     reset(proxy.connect());
     proxy.stop();
-    let plan = "to-upstream.reset = { after = 3 }";
+    let plan = "to-client.reset = { after = 3 }";
     let faulty = ["--upstream", &echo.address, "--faults", plan, "--seed", "7"];
     let faulty = Server::start_as(binary, "proxy", &[&record[..], &faulty].concat());
     let mut stream = faulty.connect();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Machine, Outbound,
+    faults::{Kind, Strike},
     proxy::{self, Config, ProxyReason, Relay, RelayCall, RelayFactory, Side},
     record::{Recording, ShrinkError, What, shrink, shrink_relay},
 };
@@ -80,11 +81,10 @@ fn acts() -> impl Strategy<Value = Vec<(Side, Act)>> {
             let acts = acts.iter_mut().filter(|(of, _)| *of == side);
             let mut has_failed = false;
             for (_, act) in acts {
-                match act {
-                    Act::Fail(Direction::Write) => has_failed = true,
-                    // After a failed write, the end of the input is an error.
-                    Act::Eof if has_failed => *act = Act::Fail(Direction::Read),
-                    _ => {}
+                has_failed |= matches!(act, Act::Fail(Direction::Write));
+                // After a failed write, the end of the input is an error.
+                if has_failed && matches!(act, Act::Eof) {
+                    *act = Act::Fail(Direction::Read);
                 }
             }
         }
@@ -162,13 +162,19 @@ fn calls(acts: &[(Side, Act)]) -> Vec<String> {
     for (side, act) in acts {
         perform(&mut relay, *side, *act, Instant::EPOCH);
     }
+    let (kind, bytes, time) = (Kind::Stall, None, Some(Duration::from_millis(300)));
+    let stall = Strike { kind, at: 5, bytes, time, is_first: true };
+    relay.record_fault(Side::Upstream, &stall, Instant::EPOCH);
     drop(relay);
     let bytes = blocks.bytes();
-    let steps = Recording::read(&bytes).unwrap().steps().filter_map(|step| match step.what {
-        What::Note(note) => Some(RelayCall::decode(note).unwrap().to_string()),
-        _ => None,
+    let recording = Recording::read(&bytes).unwrap();
+    let result = proxy::replay(&mut relays.relay(Instant::EPOCH), &recording);
+    assert_eq!(result.difference, None);
+    let notes = recording.steps().filter_map(|step| {
+        let What::Note(note) = step.what else { return None };
+        Some(RelayCall::decode(note).unwrap().to_string())
     });
-    steps.collect()
+    notes.collect()
 }
 
 fn shrunk(acts: &[(Side, Act)], replaying: &RelayFactory) -> Result<String, ShrinkError> {
@@ -260,8 +266,9 @@ fn a_note_says_in_words_what_has_happened() {
         calls(&relayed),
         [
             "an upstream was connected",
-            "a deadline was handled; not acknowledged are 2 bytes by the client and 1 by the upstream",
+            "a deadline was handled; unacknowledged: 2 bytes by the client, 1 by the upstream",
             "reset by the plan of faults, after 40 bytes to the client",
+            "fault to the upstream: stall after 5 bytes, 300ms",
         ]
     );
     let refused = [client(Act::Wait(0)), client(Act::Refuse), client(Act::ShutDown)];
@@ -271,6 +278,7 @@ fn a_note_says_in_words_what_has_happened() {
             "a deadline was handled",
             "the client is refused: shutdown requested",
             "a shutdown was requested",
+            "fault to the upstream: stall after 5 bytes, 300ms",
         ]
     );
 }

@@ -48,10 +48,12 @@ fn a_cut_write_or_read_is_an_event_with_its_size() {
     assert!(expected.len() > 4, "{expected:?}");
 }
 
+/// What a client does when the fault strikes.
+type Call = fn(&mut Pair);
+
 #[test]
 fn each_other_fault_of_a_plan_is_an_event() {
     let none = Faults { delay: millis(20)..=millis(20), ..Faults::NONE };
-    type Call = fn(&mut Pair);
     let reads: Call = |pair| _ = read(&mut pair.dialled);
     let writes: Call = |pair| _ = write(&mut pair.dialled, b"hello");
     let waits: Call = |pair| {

@@ -242,6 +242,20 @@ def check_labels(browser):
     resize(browser, 1400)
 
 
+def check_moment(browser):
+    """The names of the lanes show what holds at the moment, not after later events of its time."""
+    open_page(browser, 'session')
+    names = browser.value("""(() => {
+        select(8);
+        const names = [];
+        pen.fillText = (text, x) => { if (x < gutter) names.push(text); };
+        draw();
+        delete pen.fillText;
+        return names;
+    })()""")
+    assert 'idle' in names and '↑25 ↓79' in names, names
+
+
 def check_simulated(browser):
     """Each fault that has struck is an event, and what was done to a host is in its lane."""
     open_page(browser, 'simulated')
@@ -267,7 +281,7 @@ browser = Browser(profile)
 try:
     resize(browser, 1400)
     for check in [check_every_kind, check_movement, check_filter_and_fragment, check_hostile,
-                  check_many, check_labels, check_simulated, screenshots]:
+                  check_many, check_labels, check_moment, check_simulated, screenshots]:
         check(browser)
         assert not browser.complaints, browser.complaints
 finally:

@@ -93,10 +93,12 @@ fn timeline(
     timeline.add_fact("recorded on", field("runtime"));
     let words: Vec<_> = header.values("word").collect();
     timeline.add_fact("command", words.join(" "));
-    if let Some(seed) = header.field("seed") {
+    let has_seed = words.iter().any(|word| word.starts_with("--seed"));
+    if let Some(seed) = header.field("seed").filter(|_| !has_seed) {
         timeline.add_fact("seed of the faults", seed);
     }
-    let client = timeline.add_lane(&name, "client");
+    let client = if field("machine") == "upstream" { "source" } else { "client" };
+    let client = timeline.add_lane(&name, client);
     let mut upstream = None;
     let (mut last_state, mut last_deadline) = ("", None);
     for (index, step) in recording.steps().enumerate() {
@@ -176,6 +178,10 @@ fn event(step: &Step<'_>, shown: Option<&Shown>) -> (bool, Event) {
             Some(RelayCall::InjectReset { to, .. }) => {
                 is_of_upstream = to == proxy::Side::Upstream;
                 Event::Fault(words::of_note(note).into())
+            }
+            Some(RelayCall::Fault { to, text }) => {
+                is_of_upstream = to == proxy::Side::Upstream;
+                Event::Fault(text.to_owned().into())
             }
             call => {
                 is_of_upstream =

@@ -21,8 +21,8 @@ pub(super) fn of_outside(machine: &str, step: &Step<'_>) -> Option<String> {
     }
     let words = match machine {
         "message" => replies(outside),
-        "upstream" => capacity(outside, "the next chunk is"),
-        "publisher" => capacity(outside, "it publishes"),
+        "upstream" => capacity(outside, "the next chunk of the log is"),
+        "publisher" => capacity(outside, "it publishes chunk"),
         "subscriber" => log(outside, step.what == What::Start),
         _ => None,
     };
@@ -57,7 +57,7 @@ fn capacity(mut outside: &[u8], next: &str) -> Option<String> {
         return Some(capacity);
     }
     let (chunk, message) = (number(&mut outside)?, number(&mut outside)?);
-    Some(format!("{capacity}; {next} chunk {chunk} of the log, from message {message} on"))
+    Some(format!("{capacity}; {next} {chunk}, from message {message} on"))
 }
 
 /// What a subscriber has seen of the log.
@@ -68,7 +68,7 @@ fn log(mut outside: &[u8], is_start: bool) -> Option<String> {
         words.push(format!("it joins at chunk {chunk} of the log, message {message}"));
     }
     let flags = outside.split_off_first()?;
-    words.push(format!("the log has {} chunks", number(&mut outside)?));
+    words.push(format!("the log ends before chunk {}", number(&mut outside)?));
     if flags & 1 != 0 {
         words.push("it has fallen out of the window".to_owned());
     }
@@ -81,4 +81,50 @@ fn log(mut outside: &[u8], is_start: bool) -> Option<String> {
 
 fn number(bytes: &mut &[u8]) -> Option<u64> {
     take_number(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(machine: &str, what: What<'_>, outside: &[u8]) -> String {
+        let step = Step { offset: 0, at: Instant::EPOCH, side: 0, what, outside };
+        of_outside(machine, &step).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_said_in_words() {
+        for (machine, what, outside, expected) in [
+            ("echo", What::Shared, &b""[..], ""),
+            ("message", What::Shared, b"\0\x05hello", "a reply of 5 bytes became ready"),
+            ("message", What::Shared, b"\0\x01a\x01\0", "2 replies of 1 bytes became ready"),
+            ("publisher", What::Shared, b"\x01", "paused until a subscriber has read more"),
+            (
+                "upstream",
+                What::Shared,
+                b"\x02\x07\x03\x09",
+                "paused until 7ns for subscribers that lag; the next chunk of the log is 3, from \
+                 message 9 on",
+            ),
+            (
+                "subscriber",
+                What::Start,
+                b"\x04\x09\0\x06",
+                "it joins at chunk 4 of the log, message 9; the log ends before chunk 6",
+            ),
+            (
+                "subscriber",
+                What::Shared,
+                b"\x03\x06\x07\x08",
+                "the log ends before chunk 6; it has fallen out of the window; it ends before \
+                 message 8",
+            ),
+            // Hostile ones are shown by their length.
+            ("subscriber", What::Start, b"\x04", "1 bytes from outside"),
+            ("message", What::Shared, b"\0\xff", "2 bytes from outside"),
+            ("upstream", What::Shared, b"\x09", "1 bytes from outside"),
+        ] {
+            assert_eq!(words(machine, what, outside), expected);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use alloc::{
     collections::VecDeque,
     vec::{self, Vec},
 };
-use core::{ops::RangeInclusive, time::Duration};
+use core::{fmt, ops::RangeInclusive, time::Duration};
 
 use super::{Faults, Kind, Slice, dice::Dice};
 use crate::{Instant, token_bucket::TokenBucket};
@@ -120,6 +120,18 @@ pub struct Strike {
     pub time: Option<Duration>,
     /// Whether it is the first one of its kind in this direction. Only pieces have others.
     pub is_first: bool,
+}
+
+impl fmt::Display for Strike {
+    /// Writes what has struck and where: `stall after 5 bytes, 300ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {} bytes", self.kind, self.at)?;
+        if let Some(bytes) = self.bytes {
+            let unit = if self.kind == Kind::Rate { "bytes a second" } else { "bytes" };
+            write!(f, ", {bytes} {unit}")?;
+        }
+        self.time.map_or(Ok(()), |time| write!(f, ", {time:?}"))
+    }
 }
 
 /// Bytes that have arrived together.

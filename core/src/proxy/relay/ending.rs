@@ -64,7 +64,7 @@ impl Relay {
         self.recorded(now, call, |relay| relay.reset_both(to, after));
     }
 
-    pub(super) fn reset_both(&mut self, to: Side, after: u64) {
+    fn reset_both(&mut self, to: Side, after: u64) {
         self.cause.get_or_insert(ProxyReason::InjectedReset { to, after });
         for side in Side::BOTH {
             self.discard(side);

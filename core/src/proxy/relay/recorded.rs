@@ -6,6 +6,7 @@ use core::fmt;
 use super::{ProxyReason, Relay, Side, State};
 use crate::{
     Event, Instant, Machine as _, Reason as _,
+    faults::Strike,
     record::{
         DifferenceKind, Observed, Recorder, Recording, Replay, Sides, Step, What, put_number, run,
         take_number,
@@ -46,6 +47,13 @@ pub enum RelayCall<'a> {
         /// How many bytes that were.
         after: u64,
     },
+    /// Another fault of a plan has struck ([`Relay::record_fault`]).
+    Fault {
+        /// The side whose bytes it concerns.
+        to: Side,
+        /// The fault in words.
+        text: &'a str,
+    },
 }
 
 impl fmt::Display for RelayCall<'_> {
@@ -62,10 +70,11 @@ impl fmt::Display for RelayCall<'_> {
             Self::Timeout { to_client: 0, to_upstream: 0 } => f.write_str("a deadline was handled"),
             Self::Timeout { to_client, to_upstream } => write!(
                 f,
-                "a deadline was handled; not acknowledged are {to_client} bytes by the client and \
+                "a deadline was handled; unacknowledged: {to_client} bytes by the client, \
                  {to_upstream} by the upstream"
             ),
             Self::ShutDown => f.write_str("a shutdown was requested"),
+            Self::Fault { to, text } => write!(f, "fault to the {to}: {text}"),
             Self::InjectReset { to, after } => {
                 write!(f, "{}", ProxyReason::InjectedReset { to: *to, after: *after })
             }
@@ -102,6 +111,9 @@ impl<'a> RelayCall<'a> {
                 note.extend([5, u8::from(to == Side::Upstream)]);
                 put_number(&mut note, after);
             }
+            Self::Fault { to, text } => {
+                note = [&[6, u8::from(to == Side::Upstream)], text.as_bytes()].concat();
+            }
         }
         note
     }
@@ -122,6 +134,10 @@ impl<'a> RelayCall<'a> {
             (5, [side @ 0..=1, after @ ..]) => {
                 let after = take_number(&mut &*after).ok()?;
                 Self::InjectReset { to: Side::BOTH[usize::from(*side)], after }
+            }
+            (6, [side @ 0..=1, text @ ..]) => {
+                let text = str::from_utf8(text).ok()?;
+                Self::Fault { to: Side::BOTH[usize::from(*side)], text }
             }
             _ => return None,
         })
@@ -151,6 +167,15 @@ impl Relay {
             recorder.returned(&[]);
         }
         result
+    }
+
+    /// Records that a fault of a plan has struck. That does not change the relay: the fault changes
+    /// what passes between the relay and the sockets.
+    pub fn record_fault(&mut self, to: Side, fault: &Strike, now: Instant) {
+        if self.recorder.is_some() {
+            let text = fault.to_string();
+            self.recorded(now, RelayCall::Fault { to, text: &text }, |_| ());
+        }
     }
 
     /// Records an event of a side before it is handled.
@@ -249,6 +274,7 @@ fn play(
             relay.handle_timeout(now, to_client, to_upstream);
         }
         RelayCall::ShutDown => relay.shut_down(now),
+        RelayCall::Fault { .. } => {}
         RelayCall::InjectReset { to, after } => match relay.state {
             State::Replaceable | State::Relaying | State::Draining { .. } => {
                 relay.inject_reset(to, after, now);

@@ -60,7 +60,7 @@ const drawSparse = (row, begin, end, y) => {
         colors[groupOf(event)], width);
     }
     last[band] = {
-      x, end: x + 8 + (isBefore ? 0 : width), before: isBefore ? x : endBefore(band, x),
+      x, end: x + 14 + (isBefore ? 0 : width), before: isBefore ? x : endBefore(band, x),
     };
   }
 };
@@ -181,7 +181,7 @@ const drawGutter = (visible) => {
     const endSpace = Math.min(end.length * CHAR, space);
     write(end, gutter - 10 - endSpace, y + (wide ? 15 : 30), colors.soft, endSpace + 1);
     // What has happened until the moment.
-    const last = lastUntil(row.all, time);
+    const last = row.all[search(row.all, (event) => event > view.cursor) - 1];
     if (!wide || last === undefined) continue;
     const [sent, received] = [grouped(sentTotal[last]), grouped(receivedTotal[last])];
     const totals = sentTotal[last] + receivedTotal[last] ? `↑${sent} ↓${received}` : '';

@@ -8,7 +8,7 @@ use super::{Halted, World};
 use crate::{
     seeds::is_quiet,
     sim::{
-        Entry,
+        Entry, TraceEvent,
         executor::{Polled, TaskInfo},
         report::lines,
     },
@@ -76,25 +76,24 @@ impl World {
     /// progress has missed a wake-up, which the event or the alarm would hide.
     fn check_wake_ups(&self, next: Instant, alarms: bool) -> Result<(), Halted> {
         let executor = &self.inner.executor;
-        let trace_len = || self.network(|network| network.trace.entries().len());
         let stopped = self.network(|network| {
             network.wake_next(next, alarms);
             network.stopped.clone()
         });
         while let Some(task) = executor.take_woken(&stopped, |_| 0) {
-            let before = (trace_len(), executor.counts());
+            let before = executor.counts();
+            let traced = self.network(|network| network.trace.entries().len());
             let ended = self.poll(task);
-            let after = (trace_len(), executor.counts());
-            if before == after && ended.is_none() {
+            let after = executor.counts();
+            let did = self.network(|network| did(&network.trace.entries()[traced..]));
+            if did.is_none() && before == after && ended.is_none() {
                 continue;
             }
-            let ((traced, (spawned, _)), has_ended) = (before, ended.is_some());
+            let has_ended = ended.is_some();
             let Some(info) = ended.or_else(|| executor.task(task)) else { continue };
-            let progress = if after.0 > traced {
-                self.network(|network| {
-                    format!("it did {:?}", network.trace.entries()[traced].event)
-                })
-            } else if after.1.0 > spawned {
+            let progress = if let Some(did) = did {
+                did
+            } else if after.0 > before.0 {
                 "it spawned a task".to_owned()
             } else if has_ended {
                 "it ended".to_owned()
@@ -167,6 +166,16 @@ impl World {
         let (now, seed) = self.network(|network| (network.now, network.seed));
         eprintln!("{what} at {now}, seed {seed}{}", lines(last));
     }
+}
+
+/// What a task has done with its sockets: the first event, or the first that is no fault. An accept
+/// that was refused is no event of a socket.
+fn did(traced: &[Entry]) -> Option<String> {
+    let mut events =
+        traced.iter().filter(|entry| entry.place.connection().is_some()).map(|entry| &entry.event);
+    let is_done = |event: &&TraceEvent| !matches!(event, TraceEvent::Fault(..));
+    let event = events.clone().find(is_done).or_else(|| events.next())?;
+    Some(format!("it did {event:?}"))
 }
 
 /// A task that is polled more often without time passing is [`Halted::Spinning`]. A large transfer
