@@ -325,11 +325,20 @@ impl Facts {
     }
 }
 
-/// Plays `ops` to `subject`. An error is the message of its panic.
-pub(super) fn play<S: Subject>(subject: S, ops: &[SideOp]) -> Result<Facts, String> {
+/// What `ops` lead to.
+pub(super) struct Played {
+    /// An error is the message of a panic.
+    pub(super) facts: Result<Facts, String>,
+    /// More bytes were not acknowledged than were sent.
+    pub(super) has_invented_bytes: bool,
+}
+
+/// Plays `ops` to `subject`.
+pub(super) fn play<S: Subject>(subject: S, ops: &[SideOp]) -> Played {
     with_player(subject, |player| {
-        player.play(ops)?;
-        player.facts(true)
+        let facts = player.play(ops).and_then(|()| player.facts(true));
+        let has_invented_bytes = player.peers.iter().any(|peer| peer.has_invented_bytes);
+        Played { facts, has_invented_bytes }
     })
 }
 
@@ -422,6 +431,7 @@ struct Peer {
     arrived: VecDeque<Arrived>,
     write_error: Option<ConnectionError>,
     unacknowledged: usize,
+    has_invented_bytes: bool,
     input: usize,
     output: Vec<u8>,
     digest: Digest,
@@ -465,7 +475,12 @@ impl<M: Machine> SidePlayer<'_, M> {
                 self.accept(*n);
                 self.peer.unacknowledged = 0;
             }
-            Op::Unacknowledged(n) => self.peer.unacknowledged = *n,
+            Op::Unacknowledged(n) => {
+                self.peer.unacknowledged = *n;
+                // A FIN counts as a byte.
+                self.peer.has_invented_bytes |=
+                    *n > self.peer.output.len() + usize::from(self.peer.ending.is_some());
+            }
             Op::Finished => match self.machine.interest().write {
                 Outbound::Idle | Outbound::Flush | Outbound::Finished => {}
                 wanted @ (Outbound::Finish | Outbound::Reset) => {

@@ -69,6 +69,21 @@ fn an_idle_timeout_shrinks_to_a_timeout() {
     assert!(test.contains("(Some(\"idle_timeout\"), Some(Ending::Fin))"), "{test}");
 }
 
+#[test]
+fn a_peer_that_acknowledges_nothing_has_been_sent_something() {
+    let ops = [Op::Receive(b"hello".to_vec()), Op::Buffer(5), Op::Timeout, Op::Finished];
+    let test = shrunk(echo, &ops);
+    let ops = [
+        "Op::Receive(b\"a\".to_vec())",
+        "Op::Accept(usize::MAX)",
+        "Op::Unacknowledged(1)",
+        "Op::Timeout",
+        "Op::Finished",
+    ];
+    assert!(test.contains(&ops.join(",\n        ")), "{test}");
+    assert!(test.contains("(Some(\"idle_timeout\"), Some(Ending::Rst))"), "{test}");
+}
+
 /// The test of a recording of a machine without a bug, for one with `bug`.
 fn difference(bug: Bug) -> String {
     let bytes = session();
