@@ -30,9 +30,9 @@ use crate::sim::{
 /// If `test` panics, its seed is printed to standard error, and the panic continues. Before that,
 /// if `test` creates a [`World`](crate::sim::World), its [`Decisions`] are made fewer and smaller
 /// for at most 10 s, as far as it fails alike: at the same place, with the same message up to the
-/// first comma, without figures. The rest is printed as a test that [`replay`]s it, and saved
-/// beside the test: the worlds of `tests/echo.rs` in `tests/echo.worlds`. The next runs try the
-/// saved worlds first. Commit the file.
+/// first comma, without figures. The rest is printed as a test that [`replay`]s it, for the same
+/// module, and saved beside the test: the worlds of `tests/echo.rs` in `tests/echo.worlds`. The
+/// next runs try the saved worlds first. Commit the file.
 ///
 /// Environment variables replace the choice of seeds:
 ///
@@ -72,7 +72,7 @@ pub fn for_each_seed(default: u64, test: impl Fn(u64)) {
     let saved = if seeds.is_single { Vec::new() } else { place.saved() };
     let (mut tried, mut worlds) = (0, 0);
     for case in saved {
-        let run = case::run(Mode::Replay(Arc::new(case.decisions), None), || test(case.seed));
+        let run = case::run(Mode::Replay(Arc::new(case.decisions)), None, || test(case.seed));
         tried += 1;
         worlds += run.worlds;
         if let Err(panic) = run.result {
@@ -85,14 +85,17 @@ pub fn for_each_seed(default: u64, test: impl Fn(u64)) {
         if tried > 0 && seeds.limit.is_some_and(|limit| began.elapsed() >= limit) {
             break;
         }
-        let run = case::run(Mode::Random, || test(seed));
+        let run = case::run(Mode::Random, None, || test(seed));
         tried += 1;
         worlds += run.worlds;
         if let Err(panic) = run.result {
             count(tried, worlds, began, &seed.to_string());
-            eprintln!("failed with seed {seed}; WIRESTATE_SEED={seed} replays it");
-            if !seeds.shrink_for.is_zero() {
-                place.shrink(seed, &|| test(seed), seeds.shrink_for);
+            // Otherwise this call is in a test that is being shrunk.
+            if !is_quiet() {
+                eprintln!("failed with seed {seed}; WIRESTATE_SEED={seed} replays it");
+                if !seeds.shrink_for.is_zero() {
+                    place.shrink(seed, &|| test(seed), run.steps, seeds.shrink_for);
+                }
             }
             resume_unwind(panic);
         }
@@ -167,9 +170,10 @@ impl Place {
     }
 
     /// Shrinks a failure, saves it, and prints it as a test.
-    fn shrink(&self, seed: u64, test: &dyn Fn(), limit: Duration) {
-        let Some(smallest) = shrink::shrink(test, limit) else {
-            return eprintln!("nothing to shrink: the failure does not depend on a world alone");
+    fn shrink(&self, seed: u64, test: &dyn Fn(), steps: u64, limit: Duration) {
+        let smallest = match shrink::shrink(test, self.location.file(), steps, limit) {
+            Ok(smallest) => smallest,
+            Err(reason) => return eprintln!("nothing to shrink: {reason}"),
         };
         let name = self.test.clone().unwrap_or_else(|| "fails".to_owned());
         let case = Case { test: name, seed, decisions: smallest.decisions.clone() };
@@ -184,7 +188,7 @@ impl Place {
         if env::var_os(FOLDER).is_some() {
             // The page is of the smallest world, and no longer of the one that failed first.
             let decisions = Arc::new(smallest.decisions.clone());
-            let _ = case::run(Mode::Replay(decisions, None), test);
+            let _ = case::run(Mode::Replay(decisions), None, test);
         }
         let (runs, time) = (smallest.runs, smallest.time.as_secs_f64());
         let found = if smallest.is_minimal { "" } else { ", when the time was over" };

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     panic,
+    path::Path,
     sync::Once,
 };
 
@@ -36,6 +37,14 @@ impl Failure {
     /// and connections. What follows the comma is a list or a detail.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.place == other.place && gist(&self.message) == gist(&other.message)
+    }
+
+    /// Whether it is in the directory of the test's `source`, or of all tests of the package.
+    pub(super) fn is_of_test(&self, source: &str) -> bool {
+        let mut dirs = Path::new(source).ancestors().skip(1);
+        let own = dirs.clone().next();
+        let dir = dirs.find(|dir| dir.ends_with("tests")).or(own);
+        dir.is_none_or(|dir| Path::new(&self.place).starts_with(dir))
     }
 }
 
@@ -86,6 +95,20 @@ pub(crate) fn is_quiet() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_in_the_directory_of_the_tests_is_of_the_test() {
+        let is_of_test = |place: &str, source| {
+            Failure { place: place.to_owned(), message: String::new() }.is_of_test(source)
+        };
+        for source in ["tests/echo.rs", "tests/echo/main.rs", "tests/echo/faults/rare.rs"] {
+            assert!(is_of_test("tests/echo/scene.rs:7:9", source), "{source}");
+            assert!(!is_of_test("src/machine.rs:7:9", source), "{source}");
+            assert!(!is_of_test("/elsewhere/tests/src/sim/calls.rs:7:9", source), "{source}");
+        }
+        assert!(is_of_test("src/machine/tests.rs:7:9", "src/machine/tests.rs"));
+        assert!(!is_of_test("src/lib.rs:7:9", "src/machine/tests.rs"));
+    }
 
     #[test]
     fn the_gist_of_a_message_has_no_figures_and_no_lists() {

@@ -1,9 +1,9 @@
 //! A failing world as a test in Rust.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, num::NonZeroU64};
 
 use super::{saved::Case, shrink::Smallest};
-use crate::sim::decisions::{Choice, Decision};
+use crate::sim::decisions::{Choice, Decision, Number};
 
 /// A test that runs only the world of `case`.
 ///
@@ -102,29 +102,33 @@ fn meaning(decision: &Decision) -> String {
         Choice::Number(_) | Choice::Strikes | Choice::Time(_) => "1 byte".to_owned(),
     };
     let time = match choice {
-        Choice::Time(time) => format!("{time:.3?}"),
+        Choice::Time(time) => format!("{time:?}"),
         Choice::Number(_) | Choice::Strikes => "the shortest time".to_owned(),
     };
-    let nth = nth(number + 1);
+    let (its, the) = match number {
+        Number::Each(NonZeroU64::MIN) => ("each".to_owned(), "each".to_owned()),
+        Number::Each(n) => (format!("each {}", nth(n.get())), format!("each {}", nth(n.get()))),
+        Number::Nth(n) => (format!("its {}", nth(n + 1)), format!("the {}", nth(n + 1))),
+    };
     match &**name {
-        "short_read" => format!("its {nth} read returns {bytes}"),
-        "short_write" => format!("its {nth} write takes {bytes}"),
-        "would_block" => format!("its {nth} call blocks for {time}, without need"),
-        "spurious_wake" => format!("its {nth} call that blocks is woken without need"),
-        "interrupted" => format!("a signal interrupts its {nth} call"),
-        "stall" => format!("after its {nth} call, nothing arrives for {time}"),
-        "no_splice" => format!("its {nth} fill of a pipe is refused"),
-        "send_buffer_grows" => format!("its {nth} write to a full buffer takes {bytes} more"),
-        "accept_aborted" => format!("its {nth} connection is reset in the backlog"),
-        "zero_write" => format!("its {nth} write takes 0 bytes"),
-        "reset" => format!("at its {nth} call, a middlebox resets the connection"),
-        "timed_out" => format!("at its {nth} call, its kernel gives up the connection"),
+        "short_read" => format!("{its} read returns {bytes}"),
+        "short_write" => format!("{its} write takes {bytes}"),
+        "would_block" => format!("{its} call blocks for {time}, without need"),
+        "spurious_wake" => format!("{its} call that blocks is woken without need"),
+        "interrupted" => format!("a signal interrupts {its} call"),
+        "stall" => format!("after {its} call, nothing arrives for {time}"),
+        "no_splice" => format!("{its} fill of a pipe is refused"),
+        "send_buffer_grows" => format!("{its} write to a full buffer takes {bytes} more"),
+        "accept_aborted" => format!("{its} connection is reset in the backlog"),
+        "zero_write" => format!("{its} write takes 0 bytes"),
+        "reset" => format!("at {its} call, a middlebox resets the connection"),
+        "timed_out" => format!("at {its} call, its kernel gives up the connection"),
         "latency" => format!("a segment takes {time} at least"),
-        "jitter" => format!("the {nth} segment to it takes {time} longer"),
+        "jitter" => format!("{the} segment to it takes {time} longer"),
         "task" => format!("number {choice} of the woken tasks runs"),
         "alarms_first" => "of an event and an alarm, the alarm comes first".to_owned(),
-        "skip_act" => format!("it leaves out its {nth} act"),
-        "send_only" => format!("its {nth} act sends {bytes}"),
+        "skip_act" => format!("it leaves out {its} act"),
+        "send_only" => format!("{its} act sends {bytes}"),
         _ => String::new(),
     }
 }

@@ -16,8 +16,13 @@ use std::{
 use wirestate_core::{Instant, shared::Lock};
 
 use super::{
-    Entry, Host, Latency, Record, Task, Trace, case, connection::Connection, executor::Executor,
-    faults::Dice, network::Network, report::lines,
+    Entry, Host, Latency, Record, Task, Trace,
+    case::{self, Progress},
+    connection::Connection,
+    executor::Executor,
+    faults::Dice,
+    network::Network,
+    report::lines,
 };
 use crate::coverage;
 
@@ -77,8 +82,8 @@ struct Inner {
     /// Whether [`World`]'s drop is to report a panic. Not while a task is polled, and not after a
     /// run has failed, since its error or panic has shown the last events.
     reports: AtomicBool,
-    /// Until when it may run, in real time.
-    deadline: Option<std::time::Instant>,
+    /// How far the worlds of its case have run, if it is in one.
+    progress: Option<Arc<Progress>>,
 }
 
 type Watch = Box<dyn FnMut(&Record) + Send>;
@@ -185,7 +190,7 @@ impl World {
             watches: Lock::default(),
             order: Lock::new(order),
             reports: AtomicBool::new(true),
-            deadline: case::deadline(),
+            progress: case::progress(),
         });
         case::add(WeakWorld { inner: Arc::downgrade(&inner) });
         Self { inner }

@@ -3,7 +3,8 @@
 mod stream;
 
 use std::{
-    collections::BTreeMap, fmt, panic::resume_unwind, str::FromStr, sync::Arc, time::Duration,
+    collections::BTreeMap, fmt, num::NonZeroU64, panic::resume_unwind, str::FromStr, sync::Arc,
+    time::Duration,
 };
 
 pub(crate) use self::stream::{Log, PerformedAct, SEND_ONLY, SKIP_ACT};
@@ -19,6 +20,7 @@ use super::case::{self, Mode};
 /// client/0 Server: short_read 4 = 10    # the 5th read returns 10 bytes
 /// client/0 Server: interrupted 0        # a signal interrupts the first call
 /// client/0 Client: latency 0 = 20ms
+/// client/1 Server: short_write * = 3    # each write takes 3 bytes
 /// listener 10.0.0.1:7: accept_aborted 1
 /// order: task 31 = 2                    # the second of the woken tasks runs
 /// world 1 client/0 Client: reset 7      # in the second world that the test creates
@@ -28,6 +30,7 @@ use super::case::{self, Mode};
 ///   listener; or the `order` in which the tasks of the world run.
 /// - A name follows, often that of a fault in [`Faults`](super::Faults), and a number: how often
 ///   the same one has decided on this name before. Only faults that the plan includes are counted.
+///   `*` stands for each number that is not listed, and `*/3` for each third.
 /// - A fault without a value has the least effect: 1 byte, the shortest delay. A value is a number,
 ///   or a time in `ns`, `µs` or `us`, `ms` or `s`. What exceeds the possible values is the largest.
 ///
@@ -42,23 +45,34 @@ use super::case::{self, Mode};
 /// assert_eq!(decisions.replay(|| World::new(7).trace().hash()), hash);
 /// assert_eq!(decisions.to_string().parse(), Ok(decisions));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Decisions {
     /// By stream, name and number.
-    streams: BTreeMap<String, BTreeMap<String, BTreeMap<u64, Choice>>>,
+    streams: BTreeMap<String, BTreeMap<String, Choices>>,
 }
+
+type Choices = BTreeMap<Number, Choice>;
 
 /// A decision: who decides, on what, how often it has done so before, and the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub(crate) stream: String,
     pub(crate) name: String,
-    pub(crate) number: u64,
+    pub(crate) number: Number,
     pub(crate) choice: Choice,
 }
 
+/// Which decisions of a stream on a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Number {
+    /// Each one, or each second, and so on, unless it is listed by its number.
+    Each(NonZeroU64),
+    /// The one that so many precede.
+    Nth(u64),
+}
+
 /// A choice that the quiet world does not make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Choice {
     /// The fault strikes, with the least effect.
     Strikes,
@@ -70,7 +84,7 @@ impl Decisions {
     /// Runs `test`, and returns its result with the decisions of the worlds that it creates on this
     /// thread.
     pub fn record<T>(test: impl FnOnce() -> T) -> (T, Self) {
-        let run = case::run(Mode::Record, test);
+        let run = case::run(Mode::Record, None, test);
         match run.result {
             Ok(result) => (result, run.log.decisions),
             Err(panic) => resume_unwind(panic),
@@ -81,7 +95,7 @@ impl Decisions {
     ///
     /// With all decisions of a recording, the run is the same.
     pub fn replay<T>(&self, test: impl FnOnce() -> T) -> T {
-        let run = case::run(Mode::Replay(Arc::new(self.clone()), None), test);
+        let run = case::run(Mode::Replay(Arc::new(self.clone())), None, test);
         run.result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
@@ -140,6 +154,16 @@ impl fmt::Display for Decision {
         match choice {
             Choice::Strikes => Ok(()),
             Choice::Number(_) | Choice::Time(_) => write!(f, " = {choice}"),
+        }
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Each(NonZeroU64::MIN) => f.write_str("*"),
+            Self::Each(period) => write!(f, "*/{period}"),
+            Self::Nth(number) => write!(f, "{number}"),
         }
     }
 }
@@ -204,8 +228,14 @@ fn decision(line: &str) -> Result<Decision, String> {
     let (Some(name), Some(number), None) = (words.next(), words.next(), words.next()) else {
         return Err(format!("`{}` must be a name and a number", what.trim()));
     };
-    let number =
-        number.parse().map_err(|_| format!("`{number}` must be the number of the decision"))?;
+    let parsed = match number.strip_prefix('*') {
+        Some("") => Some(Number::Each(NonZeroU64::MIN)),
+        Some(rest) => rest.strip_prefix('/').and_then(|n| n.parse().ok()).map(Number::Each),
+        None => number.parse().ok().map(Number::Nth),
+    };
+    let number = parsed.ok_or_else(|| {
+        format!("`{number}` must be the number of the decision, `*`, or like `*/3`")
+    })?;
     let choice = value.map_or(Some(Choice::Strikes), choice);
     let choice = choice.ok_or_else(|| {
         format!("`{}` must be a number, or a time such as 20ms", value.unwrap_or_default())
@@ -239,7 +269,9 @@ mod tests {
     fn a_list_of_decisions_is_read_as_it_is_written() {
         let text = "\
 client/0 Client: latency 0 = 20ms
+client/0 Server: short_read * = 3
 client/0 Server: short_read 4 = 10
+client/0 Server: short_write */2
 client/0 Server: stall 0 = 1500µs
 client/0 Server: stall 1 = 1234567ns
 listener 10.0.0.1:7: accept_aborted 1
@@ -247,7 +279,7 @@ order: task 31 = 2
 world 1 client/0 Client: reset 7
 ";
         let decisions: Decisions = text.parse().unwrap();
-        assert_eq!((decisions.to_string(), decisions.len()), (text.to_owned(), 7));
+        assert_eq!((decisions.to_string(), decisions.len()), (text.to_owned(), 9));
         let edited = text.replace("1500µs", "1500us   # a comment").replace(" = ", "=");
         assert_eq!(format!("# a title\n\n  {edited}").parse(), Ok(decisions));
         assert!("".parse::<Decisions>().unwrap().is_empty());
@@ -260,7 +292,8 @@ world 1 client/0 Client: reset 7
             ("client/0: ", "`client/0:` must be `stream: name number`, or end with ` = value`"),
             ("client/0: reset", "`reset` must be a name and a number"),
             ("client/0: reset 7 8", "`reset 7 8` must be a name and a number"),
-            ("client/0: reset -1", "`-1` must be the number of the decision"),
+            ("client/0: reset -1", "`-1` must be the number of the decision, `*`, or like `*/3`"),
+            ("client/0: reset */0", "`*/0` must be the number of the decision"),
             ("client/0: stall 1 = ", "`` must be a number, or a time such as 20ms"),
             ("client/0: stall 1 = 2h", "`2h` must be a number, or a time such as 20ms"),
             ("client/0: stall 1 = 99999999999s", "`99999999999s` must be a number, or a time"),

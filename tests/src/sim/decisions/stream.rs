@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, sync::Arc
 
 use wirestate_core::shared::Lock;
 
-use super::{Choice, Decision, Decisions};
+use super::{Choice, Choices, Decision, Decisions, Number};
 use crate::sim::Side;
 
 /// Names a stream of decisions. Its hash, with the seed, gives the random numbers of the stream.
@@ -94,11 +94,11 @@ impl Streams {
 #[derive(Clone)]
 pub(crate) struct Stream {
     name: String,
-    replayed: Option<BTreeMap<String, BTreeMap<u64, Choice>>>,
+    replayed: Option<BTreeMap<String, Choices>>,
     /// How often it has decided on each name.
     decided: BTreeMap<&'static str, u64>,
     /// The fault that has struck last, with its number, and its listed choice if it is replayed.
-    struck: Option<(&'static str, u64, Option<Choice>)>,
+    struck: Option<(&'static str, Number, Option<Choice>)>,
     log: Arc<Lock<Log>>,
 }
 
@@ -109,7 +109,8 @@ impl Stream {
         let strikes = if self.replayed.is_some() { listed.is_some() } else { random() };
         self.struck = strikes.then_some((name, number, listed));
         if strikes {
-            self.log(name, number, Choice::Strikes);
+            let of_each = listed.filter(|_| matches!(number, Number::Each(_)));
+            self.log(name, number, of_each.unwrap_or(Choice::Strikes));
         }
         strikes
     }
@@ -160,18 +161,18 @@ impl Stream {
         len: usize,
         text: impl FnOnce(usize) -> String,
     ) -> Option<usize> {
-        let listed = |name: &str| self.replayed.as_ref()?.get(name)?.get(&number).copied();
-        if listed(SKIP_ACT).is_some() {
+        if let (number, Some(_)) = self.listed(SKIP_ACT, number) {
             self.log(SKIP_ACT, number, Choice::Strikes);
             return None;
         }
-        let shortened = match listed(SEND_ONLY) {
+        let (listed, choice) = self.listed(SEND_ONLY, number);
+        let shortened = match choice {
             Some(Choice::Number(shortened)) if len > 0 => usize::try_from(shortened).ok(),
             Some(_) | None => None,
         };
         let shortened = shortened.filter(|shortened| *shortened < len);
         if let Some(shortened) = shortened {
-            self.log(SEND_ONLY, number, Choice::Number(shortened as u64));
+            self.log(SEND_ONLY, listed, Choice::Number(shortened as u64));
         }
         let len = shortened.unwrap_or(len);
         let act = PerformedAct { stream: self.name.clone(), number, len, text: text(len) };
@@ -198,22 +199,39 @@ impl Stream {
             (Some(_), Some(listed)) => limited(listed),
             (Some(_), None) => smallest,
         };
-        if choice != smallest {
+        if let (Number::Each(_), Some(listed)) = (number, listed) {
+            // The limits of one decision are not those of the others.
+            self.log(name, number, listed);
+        } else if choice != smallest {
             self.log(name, number, choice);
         }
         choice
     }
 
-    /// The number of the next decision on `name`, and the choice that is listed for it.
-    fn next(&mut self, name: &'static str) -> (u64, Option<Choice>) {
+    /// As [`listed`](Self::listed), of the next decision on `name`.
+    fn next(&mut self, name: &'static str) -> (Number, Option<Choice>) {
         let next = self.decided.entry(name).or_default();
         let number = *next;
         *next += 1;
-        let listed = || self.replayed.as_ref()?.get(name)?.get(&number).copied();
-        (number, listed())
+        self.listed(name, number)
     }
 
-    fn log(&self, name: &str, number: u64, choice: Choice) {
+    /// The choice that is listed for a decision, and the number that it is listed with.
+    fn listed(&self, name: &str, number: u64) -> (Number, Option<Choice>) {
+        let nth = Number::Nth(number);
+        let choices = self.replayed.as_ref().and_then(|names| names.get(name));
+        let listed = choices.and_then(|choices| {
+            let includes = |listed: &Number| match listed {
+                Number::Each(period) => (number + 1).is_multiple_of(period.get()),
+                Number::Nth(_) => false,
+            };
+            let nth = choices.get_key_value(&nth);
+            nth.or_else(|| choices.iter().find(|(listed, _)| includes(listed)))
+        });
+        listed.map_or((nth, None), |(number, choice)| (*number, Some(*choice)))
+    }
+
+    fn log(&self, name: &str, number: Number, choice: Choice) {
         let (stream, name) = (self.name.clone(), name.to_owned());
         let decision = Decision { stream, name, number, choice };
         self.log.with(|log| log.decisions.insert(decision));
