@@ -4,6 +4,7 @@
 
 use std::{
     env, fs,
+    path::PathBuf,
     process::{self, Command},
     task::Context,
     time::Duration,
@@ -212,24 +213,46 @@ fn each_byte_is_echoed() {
     });
 }
 
-#[test]
-fn a_failing_world_is_shrunk_printed_saved_and_tried_first() {
-    let dir = env::temp_dir().join(format!("wirestate-worlds-{}", process::id()));
-    let copy = dir.join(file!());
-    fs::create_dir_all(copy.parent().unwrap()).unwrap();
-    fs::write(&copy, include_str!("failing_worlds.rs")).unwrap();
-    let saved = copy.with_extension("worlds");
-    let run = |seeds: &str, shrink_for: &str| {
+/// A directory with this file, for the worlds that the test above saves.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let dir = Self(env::temp_dir().join(format!("wirestate-{name}-{}", process::id())));
+        fs::create_dir_all(dir.file().parent().unwrap()).unwrap();
+        fs::write(dir.file(), include_str!("failing_worlds.rs")).unwrap();
+        dir
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join(file!())
+    }
+
+    /// Runs the test above with its bug in a child process. Returns what it prints.
+    fn run(&self, seeds: &str, shrink_for: &str, arguments: &[&str]) -> String {
         let mut test = Command::new(env::current_exe().unwrap());
-        test.args(["--exact", "each_byte_is_echoed", "--nocapture"]).current_dir(&dir);
+        test.args(["--exact", "each_byte_is_echoed", "--nocapture"]).args(arguments);
         for variable in ["SEED", "SECONDS", "COUNTS"] {
             test.env_remove(format!("WIRESTATE_{variable}"));
         }
         test.env("WIRESTATE_SEEDS", seeds).env("WIRESTATE_SHRINK_SECONDS", shrink_for);
-        let output = test.env(PLANTED, "1").output().unwrap();
+        let output = test.env(PLANTED, "1").current_dir(&self.0).output().unwrap();
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
-    };
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_failing_world_is_shrunk_printed_saved_and_tried_first() {
+    let dir = Dir::new("worlds");
+    let saved = dir.file().with_extension("worlds");
+    let run = |seeds: &str, shrink_for: &str| dir.run(seeds, shrink_for, &[]);
     let message = run("50", "0");
     assert!(message.contains("failed with seed 21") && !saved.exists(), "{message}");
 
@@ -267,7 +290,19 @@ fn each_byte_is_echoed_21() {
     let message = run("0", "10");
     let error = ".worlds: line 10: `reset` must be a name and a number";
     assert!(message.contains(error), "{message}");
-    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_world_is_saved_and_tried_first_without_threads() {
+    let dir = Dir::new("worlds-of-the-main-thread");
+    let message = dir.run("50", "10", &["--test-threads=1"]);
+    assert!(message.contains("fn each_byte_is_echoed_21() {"), "{message}");
+    let saved = fs::read_to_string(dir.file().with_extension("worlds")).unwrap();
+    assert!(saved.contains("\n[each_byte_is_echoed seed 21]\n"), "{saved}");
+    for arguments in [&["--test-threads=1"][..], &[]] {
+        let again = dir.run("0", "10", arguments);
+        assert!(again.contains("failed with a saved world of seed 21"), "{again}");
+    }
 }
 
 /// As the test above prints it.

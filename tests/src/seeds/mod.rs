@@ -50,9 +50,10 @@ use crate::sim::{
 /// number of seeds, the number of worlds that were created with them, the time in seconds, and
 /// `ok` or the seed that has failed.
 ///
-/// The name of a test is that of its thread. With `--test-threads=1` it has none, and no world is
-/// saved or tried first. After each seed, the unfinished tasks of the worlds that `test` has
-/// created on this thread are dropped.
+/// A saved world has the name of the test's function. The name comes from the thread or, with
+/// `--test-threads=1`, from the source; a call outside the test's function then saves and tries no
+/// worlds. After each seed, the unfinished tasks of the worlds that `test` has created on this
+/// thread are dropped.
 ///
 /// ```
 /// wirestate_testkit::for_each_seed(8, |seed| {
@@ -153,9 +154,14 @@ impl Place {
     #[track_caller]
     fn of_caller() -> Self {
         let location = Location::caller();
-        // The test harness names the thread of a test.
-        let test = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
-        Self { location, source: saved::source(location), test }
+        let source = saved::source(location);
+        // The test harness names the thread of a test, unless the main thread runs all of them.
+        let thread = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
+        let test = thread.or_else(|| {
+            let text = fs::read_to_string(source.as_ref()?).ok()?;
+            printed::name_of_test(&text, location.line() as usize).map(str::to_owned)
+        });
+        Self { location, source, test }
     }
 
     /// The saved worlds of this test.
@@ -165,7 +171,7 @@ impl Place {
         let file = saved::file(source);
         let mut cases =
             saved::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        cases.retain(|case| case.test == *test);
+        cases.retain(|case| case.test == function(test));
         cases
     }
 
@@ -175,7 +181,7 @@ impl Place {
             Ok(smallest) => smallest,
             Err(reason) => return eprintln!("nothing to shrink: {reason}"),
         };
-        let name = self.test.clone().unwrap_or_else(|| "fails".to_owned());
+        let name = function(self.test.as_deref().unwrap_or("fails")).to_owned();
         let case = Case { test: name, seed, decisions: smallest.decisions.clone() };
         let file = self.source.as_deref().map(saved::file).filter(|_| self.test.is_some());
         let saved = match file {
@@ -200,6 +206,11 @@ impl Place {
              {test}"
         );
     }
+}
+
+/// The function of a test: its name without modules.
+fn function(test: &str) -> &str {
+    test.rsplit("::").next().unwrap_or(test)
 }
 
 /// The seeds of a test.

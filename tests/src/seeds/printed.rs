@@ -1,9 +1,29 @@
 //! A failing world as a test in Rust.
 
-use std::{collections::BTreeSet, fmt::Write as _, num::NonZeroU64};
+use std::{collections::BTreeSet, fmt::Write as _, num::NonZeroU64, ops::RangeInclusive};
 
 use super::{saved::Case, shrink::Smallest};
 use crate::sim::decisions::{Choice, Decision, Number};
+
+/// The function of the test that has a call at `line` (from 1) of `source`.
+pub(super) fn name_of_test(source: &str, line: usize) -> Option<&str> {
+    let lines: Vec<&str> = source.lines().collect();
+    let test = lines_of_test(&lines, line.checked_sub(1)?)?;
+    lines[test].iter().find_map(|line| line.trim_start().strip_prefix("fn ")?.split('(').next())
+}
+
+/// The test that has a call in line `call` (from 0).
+fn lines_of_test(lines: &[&str], call: usize) -> Option<RangeInclusive<usize>> {
+    let start = (0..=call).rev().find(|i| lines[*i].trim() == "#[test]")?;
+    let indent = indent(lines[start]);
+    let is_end = |i: &usize| lines[*i].strip_prefix(indent) == Some("}");
+    let end = (start..lines.len()).find(is_end).filter(|end| *end > call)?;
+    Some(start..=end)
+}
+
+fn indent(line: &str) -> &str {
+    &line[..line.len() - line.trim_start().len()]
+}
 
 /// A test that runs only the world of `case`.
 ///
@@ -15,22 +35,18 @@ pub(super) fn test(
     case: &Case,
     smallest: &Smallest,
 ) -> String {
-    let name = case.test.rsplit("::").next().unwrap_or_default();
+    let name = &case.test;
     let copy = source.and_then(|source| {
         let lines: Vec<&str> = source.lines().collect();
         let call = line.checked_sub(1)?;
-        let start = (0..=call).rev().find(|i| lines[*i].trim() == "#[test]")?;
-        let indent = &lines[start][..lines[start].find('#')?];
-        let is_end = |i: &usize| lines[*i].strip_prefix(indent) == Some("}");
-        let end = (start..lines.len()).find(is_end).filter(|end| *end > call)?;
+        let range = lines_of_test(&lines, call)?;
         let (before, after) = lines[call].split_at_checked(column - 1)?;
         let (_, after) = after.split_once("for_each_seed(")?;
         let (_, closure) = split_argument(after)?;
-        let indent_of_call = &lines[call][..lines[call].len() - lines[call].trim_start().len()];
-        let world = world(case, indent_of_call);
+        let world = world(case, indent(lines[call]));
         let replay = format!("wirestate_testkit::replay({}, world,", case.seed);
-        let mut text = comment(indent, smallest);
-        for (i, line) in lines.iter().enumerate().take(end + 1).skip(start) {
+        let mut text = comment(indent(lines[*range.start()]), smallest);
+        for (i, line) in range.clone().zip(&lines[range]) {
             let line = if i == call {
                 &format!("{world}\n{before}{replay}{closure}")
             } else if line.trim_start().starts_with("fn ") && i < call {
