@@ -17,7 +17,7 @@
 //! The [`Bug`]s of an echo by rule of the contract, which `Checked` finds in random scripts:
 //!
 //! - State table: `NoBuffer`, `ReadsAfterEof`, `EarlyFin`, `SecondFin`, `EndsWithoutFin`,
-//!   `ResetsAfterFin`, `Reopens`.
+//!   `ResetsAfterFin`, `Reopens`, `WithdrawsFin`.
 //! - Rule 1: `ForgetsTimeout`.
 //! - Rule 2: `EmptySlice`, `NothingToFlush`, `OtherMemory`, `ClearsMemory`.
 //! - Rule 3: `OwnedTooMany`, `OwnedOther`, `OwnedEmpty`.
@@ -46,7 +46,7 @@ mod ring;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::Waker,
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -55,7 +55,7 @@ use proptest::{
     test_runner::{Config as Cases, RngSeed, TestRunner},
 };
 use wirestate_core::{
-    Instant,
+    Event, Instant, Machine, Outbound,
     drive::Drive,
     runtime::{Listener as _, Runtime},
     shared::Lock,
@@ -225,6 +225,21 @@ fn is_found(bug: Bug, expected: &str) {
     assert!(message.contains(expected), "{bug:?} was found by another check: {message}");
 }
 
+/// The machine under `Checked`, and its gate, which is closed.
+fn checked(bug: Bug) -> (Checked<Ring>, Arc<Lock<Gate>>) {
+    let gate = Arc::new(Lock::new(Gate::default()));
+    (Checked::new(Ring::new(bug, gate.clone(), Instant::EPOCH), 8), gate)
+}
+
+fn receive(machine: &mut impl Machine, n: usize) {
+    machine.read_buf()[..n].fill(b'x');
+    machine.handle(Instant::EPOCH, Event::Read(n));
+}
+
+fn poll_shared(machine: &mut impl Machine) -> bool {
+    machine.poll_shared(Instant::EPOCH, &mut Context::from_waker(Waker::noop()))
+}
+
 #[test]
 fn without_a_bug_everything_passes() {
     alone(Bug::None);
@@ -239,11 +254,15 @@ fn the_state_table() {
     is_found(Bug::EndsWithoutFin, "has sent neither FIN nor RST");
     is_found(Bug::ResetsAfterFin, "machine: it wants a reset after its FIN");
     is_found(Bug::Reopens, "machine: its output goes from Finished to Open");
+    is_found(Bug::WithdrawsFin, "machine: its output goes from Finishing to Open");
     is_found(Bug::EarlyFin, "bytes are missing");
 }
 
 #[test]
 fn rule_1_a_wrapper_forwards_every_method() {
+    let (mut machine, _) = checked(Bug::WorkDecreases);
+    receive(&mut machine, 5);
+    assert_eq!(machine.work(), 5);
     is_found(Bug::ForgetsTimeout, "machine: it waits for its peer without a deadline");
 }
 
@@ -279,6 +298,27 @@ fn rule_6_shared_state_changes_a_machine_only_in_poll_shared() {
     is_found(Bug::RegistersOnce, "but its waker was not woken");
 }
 
+/// Random scripts often pass a deadline, which is a reason to poll as well.
+#[test]
+fn rule_6_a_lost_wake_up_is_found_at_the_next_poll() {
+    let (mut machine, gate) = checked(Bug::LostWakeUp);
+    receive(&mut machine, 5);
+    assert!(!poll_shared(&mut machine));
+    open(&gate);
+    let panic = catch_unwind(AssertUnwindSafe(|| poll_shared(&mut machine))).unwrap_err();
+    assert!(panic.downcast_ref::<String>().unwrap().contains("its waker was not woken"));
+}
+
+#[test]
+fn rule_6_after_an_event_a_machine_is_polled_without_a_wake_up() {
+    let (mut machine, gate) = checked(Bug::LostWakeUp);
+    assert!(!poll_shared(&mut machine));
+    open(&gate);
+    receive(&mut machine, 5);
+    assert!(poll_shared(&mut machine));
+    assert_eq!(machine.interest().write, Outbound::Flush);
+}
+
 #[test]
 fn rule_8_a_call_is_short() {
     is_found(Bug::WorkDecreases, "machine: its work decreases");
@@ -306,6 +346,15 @@ fn rule_11_every_wait_has_a_deadline() {
     is_found(Bug::EarlyDeadline, "changes its observable state");
     is_found(Bug::TimeoutAtEnd, "changes its observable state");
     is_found(Bug::Shutdowns, "machine: ShutDown changes its observable state");
+}
+
+#[test]
+fn rule_11_a_second_shutdown_is_tried_after_each_first_one() {
+    let (mut machine, _) = checked(Bug::Shutdowns);
+    let shut_down = || machine.handle(Instant::EPOCH, Event::ShutDown);
+    let panic = catch_unwind(AssertUnwindSafe(shut_down)).unwrap_err();
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert!(message.contains("ShutDown changes its observable state"), "{message}");
 }
 
 #[test]

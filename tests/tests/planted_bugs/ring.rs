@@ -41,6 +41,8 @@ pub(crate) enum Bug {
     ResetsAfterFin,
     /// Is open again after its FIN.
     Reopens,
+    /// Wants to send its FIN no longer when its deadline has passed.
+    WithdrawsFin,
     /// Has no deadline, like a wrapper that does not forward `poll_timeout`.
     ForgetsTimeout,
     /// Wants to flush without output.
@@ -223,6 +225,7 @@ impl Machine for Ring {
                     Bug::EarlyFin => Outbound::Finish,
                     _ if self.len > 0 => Outbound::Flush,
                     Bug::EndsWithoutFin => Outbound::Finished,
+                    Bug::WithdrawsFin if self.timeouts > 0 => Outbound::Idle,
                     _ => Outbound::Finish,
                 },
             },
@@ -382,6 +385,10 @@ impl Ring {
         self.timeouts += u64::from(matches!(self.phase, Phase::Done(_)));
         let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
         if due && self.bug == Bug::LateDeadline {
+            return;
+        }
+        if due && self.bug == Bug::WithdrawsFin && matches!(self.phase, Phase::Closing(_)) {
+            (self.timeouts, self.last_activity) = (1, now);
             return;
         }
         let is_early = self.bug == Bug::EarlyDeadline && self.phase == Phase::Open;
