@@ -191,7 +191,7 @@ impl Place {
                 Err(error) => format!("not saved in {}: {error}", file.display()),
             },
         };
-        if env::var_os(FOLDER).is_some() {
+        if env::var_os(FOLDER).is_some_and(|folder| !folder.is_empty()) {
             // The page is of the smallest world, and no longer of the one that failed first.
             let decisions = Arc::new(smallest.decisions.clone());
             let _ = case::run(Mode::Replay(decisions), None, test);
