@@ -235,7 +235,11 @@ pub(crate) fn each_flag_of_a_server_has_its_environment_variable(binary: &str) {
             if ["--help", "--version", "--verbose", "--quiet"].contains(&flag.as_str()) {
                 continue;
             }
-            let variable = flag[2..].to_uppercase().replace('-', "_");
+            let variable = match flag.as_str() {
+                // The seed of tests is `WIRESTATE_SEED`.
+                "--seed" => "FAULTS_SEED".to_owned(),
+                flag => flag[2..].to_uppercase().replace('-', "_"),
+            };
             // The value of one that may have a secret is not shown.
             let is_named = ["=", "]"]
                 .iter()
