@@ -358,14 +358,6 @@ fn the_state_table_holds_for_drivers() {
         assert_eq!(machine.interest().write, Outbound::Reset);
         machine.handle(late, write_error);
     });
-    // After its FIN, a machine that has timed out waits for the peer's.
-    assert_blamed("Error(Write, Reset), but the machine wants", |machine| {
-        let deadline = machine.poll_timeout().unwrap();
-        machine.handle(deadline, Event::Timeout { unacknowledged: 0 });
-        machine.handle(deadline, Event::Finished);
-        assert_eq!(machine.interest().write, Outbound::Finished);
-        machine.handle(deadline, write_error);
-    });
     assert_blamed("read_buf", |machine| {
         receive(machine, 16);
         machine.read_buf();
