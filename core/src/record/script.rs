@@ -7,6 +7,8 @@ use core::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::{Digest, Recording, ShrinkError, Step, What, replay::panic_of};
 use crate::{
     ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Reason, Status,
@@ -18,7 +20,7 @@ use crate::{
 /// `Display` is its source code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Op {
-    Receive(Vec<u8>),
+    Receive(Bytes),
     Eof,
     Error(Direction, ConnectionError),
     Accept(usize),
@@ -157,8 +159,7 @@ impl Subject for Relay {
 
 /// Translates the steps of a recording to ops, without what came from outside.
 ///
-/// Played to the recorded machine, the ops of each step lead to the step's event at its time: the
-/// machine wants to read what it has read, and offers what it has sent.
+/// Played to the recorded machine, the ops of each step lead to the step's event at its time.
 #[derive(Debug)]
 pub(super) struct Translation {
     now: Instant,
@@ -187,9 +188,6 @@ impl Translation {
         if self.is_connected == Some(false) {
             return self.add_before_connected(step);
         }
-        if self.is_connected.is_none() && side != 0 {
-            return Err(ShrinkError::OfRelay);
-        }
         if step.at > self.now {
             ops.push((side, Op::Advance(step.at.since(self.now))));
             self.now = step.at;
@@ -198,7 +196,7 @@ impl Translation {
             // The player polls shared state after each op.
             What::Start | What::Shared => return Ok(()),
             What::Received { bytes, .. } => {
-                Op::Receive(bytes.ok_or(ShrinkError::NoPayloads)?.to_vec())
+                Op::Receive(Bytes::copy_from_slice(bytes.ok_or(ShrinkError::NoPayloads)?))
             }
             What::Sent { len, .. } => {
                 self.unacknowledged[side] = 0;
@@ -215,7 +213,8 @@ impl Translation {
             What::Event(Event::Read(_) | Event::Written(_) | Event::Finished | Event::Release) => {
                 return Err(ShrinkError::NotReproduced);
             }
-            What::Note(note) => return self.add_call(note, ops),
+            What::Note(_) if self.is_connected.is_none() => return Err(ShrinkError::Call),
+            What::Note(note) => return self.add_call(call_of(note)?, ops),
         };
         ops.push((side, op));
         Ok(())
@@ -232,7 +231,7 @@ impl Translation {
     fn add_before_connected(&mut self, step: &Step<'_>) -> Result<(), ShrinkError> {
         let call = match step.what {
             What::Start => return Ok(()),
-            What::Note(note) => RelayCall::decode(note),
+            What::Note(note) => Some(call_of(note)?),
             What::Received { .. }
             | What::Sent { .. }
             | What::Finished { .. }
@@ -258,9 +257,8 @@ impl Translation {
     }
 
     /// Appends the ops of a call of a relay.
-    fn add_call(&mut self, note: &[u8], ops: &mut Vec<SideOp>) -> Result<(), ShrinkError> {
-        let call = RelayCall::decode(note).filter(|_| self.is_connected.is_some());
-        match call.ok_or(ShrinkError::OfRelay)? {
+    fn add_call(&mut self, call: RelayCall<'_>, ops: &mut Vec<SideOp>) -> Result<(), ShrinkError> {
+        match call {
             RelayCall::Timeout { to_client, to_upstream } => {
                 self.acknowledge(0, to_client, ops);
                 self.acknowledge(1, to_upstream, ops);
@@ -278,6 +276,10 @@ impl Translation {
         }
         Ok(())
     }
+}
+
+fn call_of(note: &[u8]) -> Result<RelayCall<'_>, ShrinkError> {
+    RelayCall::decode(note).ok_or(ShrinkError::Relay("a record of a call has no call of a relay"))
 }
 
 /// What a machine has done, or a relay.
@@ -316,7 +318,8 @@ impl Facts {
         match step.what {
             What::Received { len, .. } => side.input += len,
             What::Sent { len, digest } => {
-                side.output += len as u64;
+                // The length may be hostile.
+                side.output = side.output.saturating_add(len as u64);
                 side.digest = digest;
             }
             What::Finished { is_reset } => side.ending = Some(is_reset),
@@ -439,7 +442,7 @@ struct Peer {
 }
 
 enum Arrived {
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     /// `None`: the end of the input.
     End(Option<ConnectionError>),
 }
@@ -529,11 +532,10 @@ impl<M: Machine> SidePlayer<'_, M> {
                 Some(Arrived::Bytes(mut bytes)) => {
                     let buf = self.machine.read_buf();
                     let n = buf.len().min(bytes.len());
-                    let rest = bytes.split_off(n);
-                    buf[..n].copy_from_slice(&bytes);
+                    buf[..n].copy_from_slice(&bytes.split_to(n));
                     self.peer.input += n;
-                    if !rest.is_empty() {
-                        self.peer.arrived.push_front(Arrived::Bytes(rest));
+                    if !bytes.is_empty() {
+                        self.peer.arrived.push_front(Arrived::Bytes(bytes));
                     }
                     Event::Read(n)
                 }

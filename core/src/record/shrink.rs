@@ -5,6 +5,8 @@ use alloc::{
     vec::Vec,
 };
 
+use bytes::Bytes;
+
 use super::{
     Difference, DifferenceKind, Ended, Recording, Replay, Stop, What,
     script::{self, Facts, Op, SideOp, Single, Subject, Translation},
@@ -25,32 +27,38 @@ pub enum ShrinkError {
     /// It is of a relay, so [`shrink_relay`] makes its test.
     #[error("the session is of a relay, which has two sides, and not of one machine")]
     OfRelay,
-    /// It is of a relay, and not with one upstream from its start to its end.
-    #[error("a test of a proxy has one upstream from its start, and no plan of faults: {0}")]
+    /// It is of a relay that had no upstream or several, to which something happened before one was
+    /// connected, or that a plan of faults has reset; or a call of the relay cannot be read.
+    #[error("there is no test of this session of a proxy: {0}")]
     Relay(&'static str),
+    /// A method beyond the contract was called.
+    #[error(
+        "a method of the machine beyond the contract was called, and a script has no op for that"
+    )]
+    Call,
     /// The session depends on what comes from outside the machine.
     #[error(
         "the session depends on other machines or on a service (messages and capacity of a feed, \
          replies that came later), and a script has only what happens to one machine"
     )]
     Outside,
-    /// The recording is cut, and there is no difference up to there.
+    /// The recording is cut, and there is no difference before.
     #[error(
-        "the recording is cut before the machine has ended, and the replay is the same up to \
-         there, so there is nothing to show"
+        "the recording is cut before the machine has ended, and the replay is the same up to the \
+         cut, so there is nothing to show"
     )]
     Cut,
-    /// The recording has stopped, and there is no difference up to there.
+    /// The recording has stopped, and there is no difference before.
     #[error(
-        "the recording has stopped before the machine has ended ({0}), and the replay is the same \
-         up to there, so there is nothing to show"
+        "the recording stops before the machine has ended ({0}), and the replay is the same up to \
+         where it stops, so there is nothing to show"
     )]
     Stopped(Stop),
     /// The machine has not ended.
     #[error("the replay is the same and the machine has not ended, so there is nothing to show")]
     NothingToShow,
-    /// A script of the session does not show the same.
-    #[error("a script of the session does not show the same")]
+    /// A script of the session does not lead to the recorded end or difference.
+    #[error("a script of the session does not lead to the recorded end or difference")]
     NotReproduced,
 }
 
@@ -59,8 +67,8 @@ pub enum ShrinkError {
 /// [`Instant::EPOCH`](crate::Instant::EPOCH).
 ///
 /// The test of an end passes with that machine, and the test of a panic fails. Both are the
-/// smallest ones that were found: it plays at most 20,000 scripts with at most 10 million ops
-/// together.
+/// smallest ones that were found: after the session, it plays at most 20,000 scripts. The sum of
+/// their ops and bytes of input is at most 50 million.
 ///
 /// The test of a difference passes with the machine that was recorded, and fails with the one from
 /// `machine`. Only the recording knows what the recorded machine does, so the test has all that
@@ -73,6 +81,9 @@ pub fn shrink<M: Machine>(
     replay: Replay,
     machine: impl Fn() -> M,
 ) -> Result<ShrunkTest, ShrinkError> {
+    if recording.steps().any(|step| step.side != 0) {
+        return Err(ShrinkError::OfRelay);
+    }
     shrink_subject(recording, replay, || Single(machine()))
 }
 
@@ -141,9 +152,10 @@ fn shrink_subject<S: Subject>(
             is_real && shows.is_shown_by(&shorter.facts)
         },
         plays: MAX_PLAYS,
-        ops: MAX_OPS,
+        size: MAX_SIZE,
+        has_improved: false,
     };
-    let ops = shrinking.shrink(ops);
+    shrinking.shrink(&mut ops);
     Ok(ShrunkTest { ops, shows, upstream: None })
 }
 
@@ -181,7 +193,8 @@ fn test_of_difference<S: Subject>(
                 return Err(ShrinkError::Outside);
             }
             let is_different = step.offset >= difference.offset;
-            if is_different && has_more_output && matches!(step.what, What::Finished { .. }) {
+            let differs_here = step.offset == difference.offset;
+            if differs_here && has_more_output && matches!(step.what, What::Finished { .. }) {
                 // The recorded machine has no output here, so it skips the op.
                 ops.insert(ops.len() - 1, (step.side, Op::Accept(usize::MAX)));
             }
@@ -228,61 +241,73 @@ struct Shrinking<F> {
     shows: F,
     /// How many more scripts may be played.
     plays: usize,
-    /// How many ops they may have together.
-    ops: usize,
+    /// How many ops and bytes of input they may have together.
+    size: usize,
+    /// Whether a script was found that reads better.
+    has_improved: bool,
 }
 
 impl<F: FnMut(&[SideOp]) -> bool> Shrinking<F> {
-    fn shrink(&mut self, mut ops: Vec<SideOp>) -> Vec<SideOp> {
+    fn shrink(&mut self, ops: &mut Vec<SideOp>) {
         loop {
-            let before = ops.clone();
-            self.join(&mut ops);
-            self.remove(&mut ops);
+            self.has_improved = false;
+            self.join(ops);
+            self.remove(ops);
             for index in 0..ops.len() {
                 for simpler in simpler(&ops[index].1) {
-                    self.try_instead(&mut ops, index, simpler);
+                    self.try_instead(ops, index, simpler);
                 }
-                self.shorten(&mut ops, index);
+                self.shorten(ops, index);
+                if self.plays == 0 {
+                    return;
+                }
             }
-            if ops == before {
-                return ops;
+            if !self.has_improved {
+                return;
             }
         }
     }
 
-    /// Tries `candidate` in place of `ops`. Returns whether it shows the same.
-    fn try_all(&mut self, ops: &mut Vec<SideOp>, candidate: Vec<SideOp>) -> bool {
-        if self.plays == 0 || self.ops < candidate.len() {
+    /// Tries what `change`, which adds nothing, makes of `ops`. Returns whether it shows the same.
+    fn try_change(&mut self, ops: &mut Vec<SideOp>, change: impl FnOnce(&mut Vec<SideOp>)) -> bool {
+        if self.plays == 0 {
             return false;
         }
+        let size = ops.iter().map(|(_, op)| 1 + input(op).len()).sum();
+        let Some(rest) = self.size.checked_sub(size) else {
+            self.plays = 0;
+            return false;
+        };
+        self.size = rest;
         self.plays -= 1;
-        self.ops -= candidate.len();
+        let mut candidate = ops.clone();
+        change(&mut candidate);
         let is_shown = (self.shows)(&candidate);
         if is_shown {
             *ops = candidate;
+            self.has_improved = true;
         }
         is_shown
     }
 
     fn try_instead(&mut self, ops: &mut Vec<SideOp>, index: usize, op: Op) -> bool {
-        let mut candidate = ops.clone();
-        candidate[index].1 = op;
-        self.try_all(ops, candidate)
+        self.try_change(ops, |candidate| candidate[index].1 = op)
     }
 
     /// Joins input that was received in pieces.
     fn join(&mut self, ops: &mut Vec<SideOp>) {
         let mut index = 1;
-        while index < ops.len() {
+        while index < ops.len() && self.plays > 0 {
             if let [(side, Op::Receive(first)), (other, Op::Receive(second))] =
                 &ops[index - 1..=index]
                 && side == other
             {
-                let joined = [&first[..], second].concat();
-                let mut candidate = ops.clone();
-                candidate.remove(index);
-                candidate[index - 1].1 = Op::Receive(joined);
-                if self.try_all(ops, candidate) {
+                let joined = Bytes::from([&first[..], second].concat());
+                let is_shown = self.try_change(ops, |candidate| {
+                    candidate.remove(index);
+                    candidate[index - 1].1 = Op::Receive(joined);
+                });
+                if is_shown {
                     continue;
                 }
             }
@@ -295,10 +320,12 @@ impl<F: FnMut(&[SideOp]) -> bool> Shrinking<F> {
         let mut len = ops.len();
         while len > 0 {
             let mut at = 0;
-            while at < ops.len() {
-                let mut candidate = ops.clone();
-                candidate.drain(at..ops.len().min(at + len));
-                if !self.try_all(ops, candidate) {
+            while at < ops.len() && self.plays > 0 {
+                let end = ops.len().min(at + len);
+                let is_shown = self.try_change(ops, |candidate| {
+                    candidate.drain(at..end);
+                });
+                if !is_shown {
                     at += len;
                 }
             }
@@ -308,34 +335,39 @@ impl<F: FnMut(&[SideOp]) -> bool> Shrinking<F> {
 
     /// Shortens the input in the op `index`, as [`remove`](Self::remove), and makes it plain.
     fn shorten(&mut self, ops: &mut Vec<SideOp>, index: usize) {
-        let bytes = |ops: &[SideOp]| match &ops[index].1 {
-            Op::Receive(bytes) => bytes.clone(),
-            Op::Eof
-            | Op::Error(..)
-            | Op::Accept(_)
-            | Op::Unacknowledged(_)
-            | Op::Finished
-            | Op::Advance(_)
-            | Op::Timeout
-            | Op::SpuriousTimeout
-            | Op::ShutDown => Vec::new(),
-        };
-        let mut len = bytes(ops).len();
+        let mut len = input(&ops[index].1).len();
         while len > 0 {
             let mut at = 0;
-            while at < bytes(ops).len() {
-                let mut shorter = bytes(ops);
-                shorter.drain(at..shorter.len().min(at + len));
-                if !self.try_instead(ops, index, Op::Receive(shorter)) {
+            while at < input(&ops[index].1).len() && self.plays > 0 {
+                let bytes = input(&ops[index].1);
+                let shorter = [&bytes[..at], &bytes[bytes.len().min(at + len)..]].concat();
+                if !self.try_instead(ops, index, Op::Receive(shorter.into())) {
                     at += len;
                 }
             }
             len /= 2;
         }
-        let plain = alloc::vec![b'a'; bytes(ops).len()];
-        if !plain.is_empty() {
-            self.try_instead(ops, index, Op::Receive(plain));
+        let bytes = input(&ops[index].1);
+        if bytes.iter().any(|byte| *byte != b'a') {
+            let plain = alloc::vec![b'a'; bytes.len()];
+            self.try_instead(ops, index, Op::Receive(plain.into()));
         }
+    }
+}
+
+/// The input that is received in `op`.
+fn input(op: &Op) -> &[u8] {
+    match op {
+        Op::Receive(bytes) => bytes,
+        Op::Eof
+        | Op::Error(..)
+        | Op::Accept(_)
+        | Op::Unacknowledged(_)
+        | Op::Finished
+        | Op::Advance(_)
+        | Op::Timeout
+        | Op::SpuriousTimeout
+        | Op::ShutDown => &[],
     }
 }
 
@@ -363,5 +395,5 @@ fn simpler(op: &Op) -> Vec<Op> {
 
 /// The most scripts that are played.
 const MAX_PLAYS: usize = 20_000;
-/// The most ops of all scripts together.
-const MAX_OPS: usize = 10_000_000;
+/// The most ops and bytes of input of all scripts together.
+const MAX_SIZE: usize = 50_000_000;

@@ -45,8 +45,8 @@ pub(super) enum Shows {
 }
 
 impl ShrunkTest {
-    /// The source code of the test. `items` are those of `wirestate_core` that `machine`
-    /// needs, and `machine` is the expression that makes the machine at `Instant::EPOCH`.
+    /// The source code of the test. `items`: the items of `wirestate_core` that `machine`
+    /// needs; `machine` is the expression that makes the machine at `Instant::EPOCH`.
     pub fn source(&self, items: &[&str], machine: &str) -> String {
         let has = |is: fn(&Op) -> bool| self.ops.iter().any(|(_, op)| is(op));
         let statements = self.statements();
@@ -219,7 +219,7 @@ fn sentences(facts: &Facts) -> Vec<String> {
     if let (Some((is_done, label)), Some(last)) = (&facts.end, sentences.last_mut()) {
         last.push_str(if *is_done { ", ended" } else { ", not ended" });
         if let Some(label) = label {
-            let _ = write!(last, ": {label}");
+            let _ = write!(last, ": {}", label.escape_debug());
         }
     }
     sentences
@@ -242,8 +242,8 @@ impl SideFacts {
         format!("0x{:04x}_{:04x}", self.digest >> 16, self.digest & 0xffff)
     }
 
-    /// The expressions that are equal for a machine that has done this. `name` is that of the
-    /// transcript.
+    /// The expressions that are equal for a machine that has done this. `name`: the
+    /// variable of the transcript.
     fn assertions(&self, name: &str) -> Vec<String> {
         let Self { input, output, ending, .. } = self;
         let lengths = format!("({name}.input.len(), {name}.output.len())");
@@ -265,8 +265,9 @@ fn ending_source(ending: Option<bool>) -> &'static str {
     }
 }
 
-fn first_line(message: &str) -> &str {
-    message.lines().next().unwrap_or_default()
+/// The first line of the message of a panic, for a comment.
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().escape_debug().to_string()
 }
 
 /// The longest line of source code, with its end.

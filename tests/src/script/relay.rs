@@ -13,8 +13,7 @@ use super::{MAX_OBSERVATIONS, Op, Peer, Player, Transcript};
 /// Returns the transcripts of the client's side and of the upstream's, both with the reason of the
 /// relay.
 ///
-/// A deadline of a relay is one of both sides, and so is a shutdown. It does not matter to which one
-/// they are played.
+/// A deadline and a shutdown concern both sides: play them to either.
 ///
 /// ```
 /// use wirestate_core::{Instant, proxy::{RelayFactory, Side::{Client, Upstream}}};

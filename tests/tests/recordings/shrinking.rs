@@ -1,12 +1,13 @@
 //! The smallest test that shows what a recording shows.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use wirestate_core::{
     ConnectionError, Direction, Instant, echo,
     fanout::{Config, Feed, Framing, Publisher, Subscriber, Upstream},
     record::{
-        Header, Recordable, Recorded, Recorder, Recording, ShrinkError, Stop, replay, shrink,
+        Digest, Header, Recordable, Recorded, Recorder, Recording, ShrinkError, Stop, replay,
+        shrink,
     },
 };
 use wirestate_testkit::script::{self, Op};
@@ -190,6 +191,58 @@ fn a_session_that_shows_nothing_has_no_test() {
 fn a_recording_without_payloads_has_no_test() {
     let header = Header { has_payloads: false, ..Header::new(Instant::EPOCH) };
     assert_eq!(error(&unfinished(&header), echo), ShrinkError::NoPayloads);
+}
+
+/// A recording of an echo that consists of these records, and is cut.
+fn records(records: &[u8]) -> Vec<u8> {
+    [&b"wirestate recording 1\nstarted 0\npayloads yes\n\n"[..], records].concat()
+}
+
+/// The test of a cut recording of an echo.
+fn salvaged(bytes: &[u8]) -> String {
+    let (recording, _) = Recording::salvage(bytes).unwrap();
+    let replay = replay(&mut echo(), &recording);
+    shrink(&recording, replay, echo).unwrap().source(&["echo"], "echo()")
+}
+
+/// The file may be hostile: its text is no source code.
+#[test]
+fn a_label_stays_in_its_comment() {
+    let label = b"\x12x\n}\nfn evil() {\xe2\x80\xae";
+    let end = [&[2, 4, 0, 14, 0][..], &[0; 18], label, &[0]].concat();
+    let test = salvaged(&records(&end));
+    assert!(test.contains(r"ended: x\n}\nfn evil() {\u{202e}."), "{test}");
+    assert!(test.contains(r#"Some("x\n}\nfn evil() {\u{202e}")));"#), "{test}");
+    assert!(!test.contains("\nfn evil"), "{test}");
+}
+
+#[test]
+fn a_hostile_length_of_what_was_sent_is_the_most() {
+    let digest = u32::try_from(Digest::of(b"a") & 0xffff_ffff).unwrap().to_le_bytes();
+    let sent = [&[1, 2, b'a', b'b', 3, 1][..], &digest].concat();
+    let hostile = [&[3][..], &[0xff; 9], &[1, 0, 0, 0, 0]].concat();
+    let test = salvaged(&records(&[sent, hostile].concat()));
+    assert!(test.contains("// Recorded: 2 bytes read, 18446744073709551615 bytes sent"), "{test}");
+}
+
+#[test]
+fn a_method_beyond_the_contract_has_no_test() {
+    assert_eq!(error(&records(b"\x0a\x01x"), echo), ShrinkError::Call);
+}
+
+#[test]
+fn a_large_input_that_stays_is_shrunk_in_bounded_time() {
+    let framing = Framing::Delimited { delimiter: b'\n', max: 1_000_000.try_into().unwrap() };
+    let feed = Feed::for_replay(Config::default().with_framing(framing)).unwrap();
+    let machines = Cell::new(0);
+    let upstream = || {
+        machines.set(machines.get() + 1);
+        Upstream::new(&feed, Instant::EPOCH)
+    };
+    let ops = [Op::Receive(vec![b'x'; 1_000_001]), Op::Finished];
+    let test = shrunk(upstream, &ops);
+    assert!(test.contains("fn a_session_ends_with_message_too_long()"), "it has no such end");
+    assert!(test.len() > 1_000_000 && machines.get() < 60, "{} plays", machines.get());
 }
 
 /// A subscriber alone has no messages. It has a test if its end does not depend on them.
