@@ -153,7 +153,7 @@ pub fn replay_observed<M: Recordable>(
             return Err(DifferenceKind::Outside);
         }
         let (status, deadline) = (machine.status(), machine.poll_timeout());
-        observe(step, Observed { status, deadline, sent: player.sent() });
+        observe(step, Observed { status, deadline, sent: player.sent(step.what) });
         Ok(())
     });
     let reason = if run.has_panicked() { None } else { reason_of(machine) };
@@ -255,16 +255,16 @@ fn difference_of_ends(end: &End<'_>, reason: Option<&(String, String)>) -> Optio
 #[derive(Debug, Default)]
 pub(crate) struct Sides {
     output: [Digest; 2],
-    /// The bytes that the last step has sent.
+    /// The bytes of the last [`What::Sent`].
     sent: Vec<u8>,
     /// Whether no write can fail any more.
     sends_no_more: [bool; 2],
 }
 
 impl Sides {
-    /// The bytes that the last step has sent.
-    pub(crate) fn sent(&self) -> &[u8] {
-        &self.sent
+    /// The bytes that the last step has sent, which was `what`.
+    pub(crate) fn sent(&self, what: What<'_>) -> &[u8] {
+        if matches!(what, What::Sent { .. }) { &self.sent } else { &[] }
     }
 
     /// A new connection has taken the place of a side.
@@ -280,8 +280,6 @@ impl Sides {
     ) -> Result<(), DifferenceKind> {
         let (now, interest) = (step.at, machine.interest());
         let reads = || if interest.read { Ok(()) } else { Err(DifferenceKind::ReadsNot(interest)) };
-        let (output, sent) = (&mut self.output[step.side], &mut self.sent);
-        sent.clear();
         let event = match step.what {
             What::Received { len, bytes } => {
                 reads()?;
@@ -294,6 +292,8 @@ impl Sides {
                 Event::Read(len)
             }
             What::Sent { len, digest } => {
+                let (output, sent) = (&mut self.output[step.side], &mut self.sent);
+                sent.clear();
                 let from = output.len();
                 let offered = match interest.write {
                     Outbound::Flush => add_output(machine, len, |bytes| {

@@ -7,7 +7,7 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Machine, Outbound,
     faults::{Kind, Strike},
     proxy::{self, Config, ProxyReason, Relay, RelayCall, RelayFactory, Side},
-    record::{Recording, ShrinkError, What, shrink, shrink_relay},
+    record::{DifferenceKind, Recording, ShrinkError, What, put_number, shrink, shrink_relay},
 };
 use wirestate_testkit::proptest_config;
 
@@ -94,6 +94,30 @@ fn acts() -> impl Strategy<Value = Vec<(Side, Act)>> {
 
 fn headers() -> impl Strategy<Value = &'static [u8]> {
     prop_oneof![Just(&b""[..]), Just(&b"PROXY"[..])]
+}
+
+/// What follows the code of a call, or any bytes.
+fn notes() -> impl Strategy<Value = Vec<u8>> {
+    let numbers = (any::<u64>(), any::<u64>()).prop_map(|(first, second)| {
+        let mut bytes = Vec::new();
+        put_number(&mut bytes, first);
+        put_number(&mut bytes, second);
+        bytes
+    });
+    let of_side = (0..3_u8, any::<u64>()).prop_map(|(side, number)| {
+        let mut bytes = vec![side];
+        put_number(&mut bytes, number);
+        bytes
+    });
+    let text = "[ -~\n\x1b]{0,8}".prop_map(String::into_bytes);
+    prop_oneof![
+        Just(Vec::new()),
+        (0..3_u8).prop_map(|byte| vec![byte]),
+        numbers,
+        of_side,
+        text,
+        prop::collection::vec(any::<u8>(), 0..8),
+    ]
 }
 
 /// Performs what the contract allows of `act`. Returns the new time.
@@ -248,6 +272,43 @@ fn a_session_without_one_upstream_from_its_start_has_no_test() {
 }
 
 #[test]
+fn a_call_of_a_relay_that_cannot_be_read_has_no_test() {
+    let error = |notes: &[u8]| {
+        let head = b"wirestate recording 1\nstarted 0\npayloads yes\n\n";
+        let bytes = [&head[..], notes].concat();
+        let (recording, _) = Recording::salvage(&bytes).unwrap();
+        let replay = proxy::replay(&mut factory().relay(Instant::EPOCH), &recording);
+        shrink_relay(&recording, replay, || factory().relay(Instant::EPOCH)).unwrap_err()
+    };
+    let unknown = ShrinkError::Relay("a record of a call has no call of a relay");
+    // An unknown call, before and after an upstream was connected.
+    assert_eq!(error(b"\x0a\x01\x09"), unknown);
+    assert_eq!(error(b"\x0a\x02\x01\0\x0a\x01\x09"), unknown);
+}
+
+#[test]
+fn only_a_step_that_sends_has_sent_bytes() {
+    let acts = [
+        (Side::Client, Act::Connect(false)),
+        (Side::Client, Act::Receive(2)),
+        (Side::Upstream, Act::Accept(15)),
+        (Side::Client, Act::Wait(1)),
+        (Side::Client, Act::Eof),
+    ];
+    let (bytes, _) = session(&factory(), Instant::EPOCH, b"", &acts);
+    let recording = Recording::read(&bytes).unwrap();
+    let (mut relay, mut sent) = (factory().relay(Instant::EPOCH), Vec::new());
+    let replay = proxy::replay_observed(&mut relay, &recording, |step, observed| {
+        let is_sent = matches!(step.what, What::Sent { .. });
+        sent.push((is_sent, observed.sent.to_vec()));
+    });
+    assert_eq!(replay.difference, None);
+    let (mut sent, other): (Vec<_>, Vec<_>) = sent.into_iter().partition(|(is_sent, _)| *is_sent);
+    assert_eq!(sent.pop(), Some((true, vec![2; 3])));
+    assert!(other.iter().all(|(_, bytes)| bytes.is_empty()), "{other:?}");
+}
+
+#[test]
 fn a_session_of_a_relay_is_none_of_a_machine() {
     let acts = [(Side::Client, Act::Connect(false)), (Side::Upstream, Act::Eof)];
     let (bytes, _) = session(&factory(), Instant::EPOCH, b"", &acts);
@@ -331,16 +392,33 @@ proptest! {
             Err(ShrinkError::NothingToShow) => {
                 prop_assert!(difference.is_none() && !has_end);
             }
-            // What differs is not part of a transcript, or both sides have unacknowledged bytes.
-            Err(ShrinkError::NotReproduced) => {}
+            // What differs is not part of a transcript, and nothing else follows from it.
+            Err(ShrinkError::NotReproduced) if difference.is_some() => {
+                let difference = difference.unwrap();
+                let step = recording.steps().find(|step| step.offset == difference.offset);
+                let is_unseen = matches!(step.unwrap().what, What::Event(_) | What::Note(_))
+                    || matches!(difference.kind, DifferenceKind::Accepted { .. });
+                prop_assert!(is_unseen, "{difference}");
+            }
             Err(error) => prop_assert!(false, "{error}: {difference:?}"),
         }
     }
 
     #[test]
-    fn any_note_is_decoded_or_refused(note in prop::collection::vec(any::<u8>(), 0..8)) {
+    fn any_note_is_decoded_or_refused(code in 0..9_u8, rest in notes()) {
+        let note = [&[code], &rest[..]].concat();
         if let Some(call) = RelayCall::decode(&note) {
-            prop_assert!(!call.to_string().is_empty());
+            let words = call.to_string();
+            prop_assert!(!words.is_empty() && !words.contains(char::is_control), "{words:?}");
+            let encoded = call.encode();
+            prop_assert_eq!(RelayCall::decode(&encoded), Some(call));
+            // A number may have more bytes than it needs.
+            prop_assert!(encoded == note || [3, 5].contains(&code) && encoded.len() < note.len());
+            // Other calls end in text.
+            if [1, 3, 4, 5].contains(&code) {
+                let longer = [&note[..], &[0]].concat();
+                prop_assert_eq!(RelayCall::decode(&longer), None);
+            }
         }
     }
 

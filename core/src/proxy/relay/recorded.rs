@@ -1,7 +1,11 @@
 //! The recording of a relay, and its replay.
 
-use alloc::{boxed::Box, string::ToString, vec::Vec};
-use core::fmt;
+use alloc::{
+    boxed::Box,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::{fmt, mem};
 
 use super::{ProxyReason, Relay, Side, State};
 use crate::{
@@ -13,8 +17,8 @@ use crate::{
     },
 };
 
-/// A call of a method of the relay beyond those of its sides, as a recording has it
-/// ([`What::Note`]). `Display` writes what has happened.
+/// A call of a method of the relay itself, not of one of its sides, as a recording has it
+/// ([`What::Note`]). `Display` writes what has happened, in one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelayCall<'a> {
     /// The PROXY header for the upstream was set ([`Relay::send_proxy_header`]).
@@ -66,7 +70,9 @@ impl fmt::Display for RelayCall<'_> {
                 f.write_str("an upstream was connected, and there is another one to try")
             }
             Self::Connected { has_another: false } => f.write_str("an upstream was connected"),
-            Self::Refuse { text, .. } => write!(f, "the client is refused: {text}"),
+            Self::Refuse { text, .. } => {
+                write!(f, "the client is refused: {}", text.escape_debug())
+            }
             Self::Timeout { to_client: 0, to_upstream: 0 } => f.write_str("a deadline was handled"),
             Self::Timeout { to_client, to_upstream } => write!(
                 f,
@@ -74,7 +80,7 @@ impl fmt::Display for RelayCall<'_> {
                  {to_upstream} by the upstream"
             ),
             Self::ShutDown => f.write_str("a shutdown was requested"),
-            Self::Fault { to, text } => write!(f, "fault to the {to}: {text}"),
+            Self::Fault { to, text } => write!(f, "fault to the {to}: {}", text.escape_debug()),
             Self::InjectReset { to, after } => {
                 write!(f, "{}", ProxyReason::InjectedReset { to: *to, after: *after })
             }
@@ -93,7 +99,8 @@ impl Side {
 }
 
 impl<'a> RelayCall<'a> {
-    fn encode(self) -> Vec<u8> {
+    /// Returns the text of the [`What::Note`].
+    pub fn encode(self) -> Vec<u8> {
         let mut note = Vec::new();
         match self {
             Self::Header(bytes) => note = [&[0], bytes].concat(),
@@ -121,26 +128,37 @@ impl<'a> RelayCall<'a> {
     /// Reads the text of a [`What::Note`]. `None` if it is invalid.
     pub fn decode(note: &'a [u8]) -> Option<Self> {
         let (code, mut rest) = note.split_first()?;
-        let mut take_len = || usize::try_from(take_number(&mut rest).ok()?).ok();
-        Some(match (code, &note[1..]) {
-            (0, header) => Self::Header(header),
-            (1, [has_another @ 0..=1]) => Self::Connected { has_another: *has_another == 1 },
-            (2, reason) => {
-                let (label, text) = str::from_utf8(reason).ok()?.split_once('\n')?;
+        let call = match code {
+            0 => Self::Header(mem::take(&mut rest)),
+            1 => Self::Connected { has_another: take_bit(&mut rest)? == 1 },
+            2 => {
+                let (label, text) = str::from_utf8(mem::take(&mut rest)).ok()?.split_once('\n')?;
                 Self::Refuse { label, text }
             }
-            (3, _) => Self::Timeout { to_client: take_len()?, to_upstream: take_len()? },
-            (4, []) => Self::ShutDown,
-            (5, [side @ 0..=1, after @ ..]) => {
-                let after = take_number(&mut &*after).ok()?;
-                Self::InjectReset { to: Side::BOTH[usize::from(*side)], after }
-            }
-            (6, [side @ 0..=1, text @ ..]) => {
-                let text = str::from_utf8(text).ok()?;
-                Self::Fault { to: Side::BOTH[usize::from(*side)], text }
-            }
+            3 => Self::Timeout {
+                to_client: take_number(&mut rest).ok()?.try_into().ok()?,
+                to_upstream: take_number(&mut rest).ok()?.try_into().ok()?,
+            },
+            4 => Self::ShutDown,
+            5 => Self::InjectReset {
+                to: Side::BOTH[take_bit(&mut rest)?],
+                after: take_number(&mut rest).ok()?,
+            },
+            6 => Self::Fault {
+                to: Side::BOTH[take_bit(&mut rest)?],
+                text: str::from_utf8(mem::take(&mut rest)).ok()?,
+            },
             _ => return None,
-        })
+        };
+        rest.is_empty().then_some(call)
+    }
+}
+
+/// Takes a byte that is 0 or 1.
+fn take_bit(bytes: &mut &[u8]) -> Option<usize> {
+    match bytes.split_off_first()? {
+        bit @ 0..=1 => Some(usize::from(*bit)),
+        _ => None,
     }
 }
 
@@ -221,7 +239,7 @@ pub fn replay_observed(
     let run = run(recording, |step| {
         play(relay, &mut sides, &mut refused, step)?;
         let (status, deadline) = (relay.status(), relay.poll_timeout());
-        observe(step, Observed { status, deadline, sent: sides.sent() });
+        observe(step, Observed { status, deadline, sent: sides.sent(step.what) });
         Ok(())
     });
     let reason = if run.has_panicked() { None } else { relay.reason() };
@@ -233,7 +251,7 @@ pub fn replay_observed(
     run.end(recording, &sides, reason)
 }
 
-type Refused = Option<(alloc::string::String, alloc::string::String)>;
+type Refused = Option<(String, String)>;
 
 fn play(
     relay: &mut Relay,
