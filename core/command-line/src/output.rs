@@ -23,6 +23,11 @@ pub(super) fn write(text: &[u8]) -> Result<(), CommandError> {
     output.write_all(text).and_then(|()| output.flush()).map_err(CommandError::Output)
 }
 
+/// As [`printable`], on one line: line feeds are escaped as well.
+pub(super) fn printable_line(text: &str) -> String {
+    printable(text.as_bytes()).replace('\n', "\\n")
+}
+
 /// Escapes, as in Rust's strings, bytes that are not UTF-8 and control characters except line feed
 /// and tab (C0 and C1, ECMA-48, section 5; DEL).
 pub(super) fn printable(bytes: &[u8]) -> String {

@@ -17,19 +17,22 @@ use crate::{
     server::{ServerCommand, for_words},
 };
 
+/// Makes the machine of a recording.
+pub(super) struct Maker<F, A> {
+    /// Makes the recorded machine.
+    pub(super) make: F,
+    /// Makes one for a test, at [`Instant::EPOCH`], that shares nothing.
+    pub(super) alone: A,
+    /// The source code of `alone`, with items of `wirestate_core::MODULE`.
+    pub(super) source: String,
+    pub(super) module: &'static str,
+}
+
 /// What is done with the machine of a recording.
 pub(super) trait Use {
     type Output;
 
-    /// `make` makes the recorded machine, and `alone` one for a test, at [`Instant::EPOCH`], that
-    /// shares nothing. `source` is the source code of that, with items of `wirestate_core::MODULE`.
-    fn machine<M: Recordable>(
-        self,
-        make: impl Fn() -> M,
-        alone: impl Fn() -> M,
-        module: &str,
-        source: &str,
-    ) -> Self::Output;
+    fn machine<M: Recordable>(self, maker: Maker<impl Fn() -> M, impl Fn() -> M>) -> Self::Output;
 
     /// `source` is the source code that makes a relay of `relays`.
     fn relay(self, relays: &RelayFactory, source: &str) -> Self::Output;
@@ -51,12 +54,14 @@ pub(super) fn with_machine<U: Use>(
     Ok(match (command(header)?, machine) {
         (ServerCommand::EchoServer(flags), "echo") => {
             let (echo, source) = (flags.echo().map_err(error)?, flags.machine_source());
-            to.machine(|| echo.machine(now), || echo.machine(Instant::EPOCH), "echo", &source)
+            let (make, alone) = (|| echo.machine(now), || echo.machine(Instant::EPOCH));
+            to.machine(Maker { make, alone, source, module: "echo" })
         }
         (ServerCommand::AppServer(flags), "message") => {
             let app = flags.app().map_err(error)?;
             let source = flags.machine_source().map_err(error)?;
-            to.machine(|| app.machine(now), || app.machine(Instant::EPOCH), "message", &source)
+            let (make, alone) = (|| app.machine(now), || app.machine(Instant::EPOCH));
+            to.machine(Maker { make, alone, source, module: "message" })
         }
         (ServerCommand::FanoutSource(flags), "source") => {
             let epoch = header.field(UNIX_EPOCH).and_then(|nanos| nanos.parse().ok());
@@ -68,19 +73,21 @@ pub(super) fn with_machine<U: Use>(
             let epoch = epoch.saturating_add(now.since_epoch());
             let config = config.with_epoch(epoch);
             let alone = || MessageSource::new(config, Instant::EPOCH).expect("it is valid");
-            to.machine(make, alone, FANOUT, &flags.machine_source(epoch))
+            to.machine(Maker { make, alone, source: flags.machine_source(epoch), module: FANOUT })
         }
         (ServerCommand::FanoutServer(flags), "upstream") => {
             let feed = flags.feed_for_replay().map_err(error)?;
             let make = || Upstream::new(&feed, now);
-            let alone = || Upstream::new(&alone(&flags), Instant::EPOCH);
-            to.machine(make, alone, FANOUT, &flags.machine_source("Upstream"))
+            let alone = || Upstream::new(&feed_alone(&flags), Instant::EPOCH);
+            let source = flags.machine_source("Upstream");
+            to.machine(Maker { make, alone, source, module: FANOUT })
         }
         (ServerCommand::FanoutServer(flags), "publisher") => {
             let feed = flags.feed_for_replay().map_err(error)?;
             let make = || Publisher::new(&feed, now);
-            let alone = || Publisher::new(&alone(&flags), Instant::EPOCH);
-            to.machine(make, alone, FANOUT, &flags.machine_source("Publisher"))
+            let alone = || Publisher::new(&feed_alone(&flags), Instant::EPOCH);
+            let source = flags.machine_source("Publisher");
+            to.machine(Maker { make, alone, source, module: FANOUT })
         }
         (ServerCommand::FanoutServer(flags), "subscriber") => {
             let feed = flags.feed_for_replay().map_err(error)?;
@@ -88,8 +95,9 @@ pub(super) fn with_machine<U: Use>(
                 publish(&feed, &source);
             }
             let make = || Subscriber::new(&feed, now);
-            let alone = || Subscriber::new(&alone(&flags), Instant::EPOCH);
-            to.machine(make, alone, FANOUT, &flags.machine_source("Subscriber"))
+            let alone = || Subscriber::new(&feed_alone(&flags), Instant::EPOCH);
+            let source = flags.machine_source("Subscriber");
+            to.machine(Maker { make, alone, source, module: FANOUT })
         }
         (ServerCommand::Proxy(flags), "relay") => {
             let relays = flags.relays().map_err(error)?;
@@ -102,7 +110,7 @@ pub(super) fn with_machine<U: Use>(
 }
 
 /// A new feed, for a machine alone.
-fn alone(flags: &ServerFlags) -> Feed {
+fn feed_alone(flags: &ServerFlags) -> Feed {
     flags.feed_alone().expect("the feed for the replay was made of the same flags")
 }
 

@@ -8,6 +8,7 @@ use std::{
     fs,
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
+    sync::{Mutex, PoisonError},
 };
 
 use clap::Args;
@@ -15,16 +16,19 @@ use wirestate_core::{
     Instant,
     proxy::{self, RelayFactory},
     record::{
-        self, Difference, DifferenceKind, Ended, Header, ReadErrorKind, Recordable, Recording,
-        Replay, ShrinkError, ShrunkTest, Step, What,
+        self, Difference, DifferenceKind, Ended, Header, Observed, ReadErrorKind, Recordable,
+        Recording, Replay, ShrinkError, ShrunkTest, Step, What,
     },
 };
 
 use self::{
-    machine::{Use, with_machine},
+    machine::{Maker, Use, with_machine},
     page::Drawing,
 };
-use crate::{CommandError, output};
+use crate::{
+    CommandError,
+    output::{self, printable_line},
+};
 
 /// Replays a recorded session, and says whether the output and the end are the same
 ///
@@ -59,23 +63,25 @@ struct Replaying<'a>(&'a Recording<'a>);
 impl Use for Replaying<'_> {
     type Output = Replay;
 
-    fn machine<M: Recordable>(
-        self,
-        make: impl Fn() -> M,
-        _: impl Fn() -> M,
-        _: &str,
-        _: &str,
-    ) -> Replay {
-        let mut machine = make();
-        let replay = record::replay(&mut machine, self.0);
-        // After a panic, even its drop may panic.
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(machine)));
-        replay
+    fn machine<M: Recordable>(self, maker: Maker<impl Fn() -> M, impl Fn() -> M>) -> Replay {
+        replayed((maker.make)(), self.0, |_, _| ())
     }
 
     fn relay(self, relays: &RelayFactory, _: &str) -> Replay {
         proxy::replay(&mut relays.relay(self.0.header().started_at), self.0)
     }
+}
+
+/// Replays `recording` to `machine`, which is dropped.
+fn replayed<M: Recordable>(
+    mut machine: M,
+    recording: &Recording<'_>,
+    observe: impl FnMut(&Step<'_>, Observed<'_>),
+) -> Replay {
+    let replay = record::replay_observed(&mut machine, recording, observe);
+    // After a panic, even its drop may panic.
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(machine)));
+    replay
 }
 
 /// Makes a test of a recording.
@@ -84,15 +90,10 @@ struct Shrinking<'a>(&'a Recording<'a>);
 impl Use for Shrinking<'_> {
     type Output = Result<String, String>;
 
-    fn machine<M: Recordable>(
-        self,
-        make: impl Fn() -> M,
-        alone: impl Fn() -> M,
-        module: &str,
-        source: &str,
-    ) -> Self::Output {
-        let replay = Replaying(self.0).machine(make, &alone, module, source);
-        source_of(replay, |replay| record::shrink(self.0, replay, alone), module, source)
+    fn machine<M: Recordable>(self, maker: Maker<impl Fn() -> M, impl Fn() -> M>) -> Self::Output {
+        let Maker { make, alone, source, module } = maker;
+        let replay = replayed(make(), self.0, |_, _| ());
+        source_of(replay, |replay| record::shrink(self.0, replay, alone), module, &source)
     }
 
     fn relay(self, relays: &RelayFactory, source: &str) -> Self::Output {
@@ -121,23 +122,25 @@ fn source_of(
 
 pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
     let path = &flags.file;
-    let failed = |message: String| CommandError::Replay { path: path.clone(), message };
+    let failed = |message: String| CommandError::Replay {
+        path: path.clone(),
+        message: printable_line(&message),
+    };
     let bytes = fs::read(path).map_err(|error| failed(error.to_string()))?;
     let (recording, mistake) =
         Recording::salvage(&bytes).map_err(|error| failed(error.to_string()))?;
-    // A panic of the machine is a result.
-    panic::set_hook(Box::new(|_| {}));
     if flags.shrink {
         if let Some(mistake) = mistake.filter(|mistake| mistake.kind != ReadErrorKind::Cut) {
             return Err(failed(mistake.to_string()));
         }
-        let test = with_machine(&recording, path, Shrinking(&recording)).map_err(failed)?;
+        let test = quietly(|| with_machine(&recording, path, Shrinking(&recording)));
+        let test = test.map_err(failed)?;
         return output::write(test.map_err(failed)?.as_bytes());
     }
     let difference = if flags.html {
         let (timeline, difference) = if recording.header().has_payloads {
             let drawing = Drawing { recording: &recording, has_mistake: mistake.is_some() };
-            with_machine(&recording, path, drawing).map_err(failed)?
+            quietly(|| with_machine(&recording, path, drawing)).map_err(failed)?
         } else {
             (page::without_replay(&recording), None)
         };
@@ -153,7 +156,8 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
                 output::write(line(machine, &step).as_bytes())?;
             }
         }
-        let replay = with_machine(&recording, path, Replaying(&recording)).map_err(failed)?;
+        let replay = quietly(|| with_machine(&recording, path, Replaying(&recording)));
+        let replay = replay.map_err(failed)?;
         output::write(result(&recording, &replay, mistake.is_some()).as_bytes())?;
         replay.difference
     };
@@ -176,8 +180,21 @@ pub(super) fn run(flags: &Flags) -> Result<(), CommandError> {
     }
 }
 
+/// Calls `f`. A panic of the machine is a result, and not reported. One that leaves `f` is a fault
+/// of this program.
+fn quietly<T>(f: impl FnOnce() -> T) -> T {
+    static LAST: Mutex<String> = Mutex::new(String::new());
+
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| *last() = panic.to_string()));
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    panic::set_hook(hook);
+    result.unwrap_or_else(|_| panic!("{}", *last()))
+}
+
 fn description(header: &Header) -> String {
-    let field = |name| header.field(name).unwrap_or("-");
+    let field = |name| printable_line(header.field(name).unwrap_or("-"));
     let words: Vec<_> = header.values("word").collect();
     format!(
         "machine      {} {} of {}, peer {}\nrecorded by  process {} on {}\ncommand      {}\n",
@@ -187,7 +204,7 @@ fn description(header: &Header) -> String {
         field("peer"),
         field("process"),
         field("runtime"),
-        words.join(" "),
+        printable_line(&words.join(" ")),
     )
 }
 
@@ -225,10 +242,11 @@ fn result(recording: &Recording<'_>, replay: &Replay, has_mistake: bool) -> Stri
         (None, None) => "it has not ended".to_owned(),
     };
     format!(
-        "events       {events}\nsent         {}\nended        {end}\nrecorded     {}\n\
+        "events       {events}\nsent         {}\nended        {}\nrecorded     {}\n\
          replayed     {}\n",
         sent.join("; to the upstream "),
-        recorded_end(recording),
+        printable_line(&end),
+        printable_line(&recorded_end(recording)),
         verdict(recording, replay, has_mistake),
     )
 }
@@ -241,7 +259,7 @@ fn verdict(recording: &Recording<'_>, replay: &Replay, has_mistake: bool) -> &'s
         }
         Some(_) => "a difference",
         None if has_mistake => "the same output up to the mistake",
-        None if recording.stop().is_some() => "the same output up to there",
+        None if recording.stop().is_some() => "the same output up to where the recording stops",
         None => "the same output and end",
     }
 }
@@ -249,8 +267,8 @@ fn verdict(recording: &Recording<'_>, replay: &Replay, has_mistake: bool) -> &'s
 /// How the recorded session has ended.
 fn recorded_end(recording: &Recording<'_>) -> String {
     match (recording.end(), recording.stop()) {
-        (_, Some(stop)) => format!("the recording has stopped before: {stop}"),
-        (None, None) => "no end: the recording is cut or wrong".to_owned(),
+        (_, Some(stop)) => format!("the recording stopped early: {stop}"),
+        (None, None) => "no end: the recording is cut or has a mistake".to_owned(),
         (Some(end), None) => match end.ended {
             Ended::Reason(_) => format!("{}: {}", end.label, end.text),
             Ended::Dropped => "the connection was aborted".to_owned(),
@@ -261,3 +279,45 @@ fn recorded_end(recording: &Recording<'_>) -> String {
 
 /// How many bytes of what was received are shown.
 const SHOWN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A terminal executes control characters, and a line feed would begin another field.
+    #[test]
+    fn text_of_a_recording_is_shown_without_control_characters() {
+        let head = "wirestate recording 1\nstarted 0\npayloads yes\nmachine \x1b[2J\n\
+                    peer a\\nreplayed     the same\nword \x1bc\n\n";
+        let notes = [&b"\x0a\x0c\x02label\na\nb\x1bc"[..], b"\x0a\x07\x06\0a\nb\x1bc"].concat();
+        let end = [&[14, 1][..], &[0; 18], b"\x05a\nb\x1bc\x05a\nb\x1bc"].concat();
+        let bytes = [head.as_bytes(), &notes, &end].concat();
+        let recording = Recording::read(&bytes).unwrap();
+        let shown = description(recording.header());
+        assert!(shown.contains("peer a\\nreplayed     the same\n"), "{shown}");
+        let replay = Replay {
+            difference: None,
+            events: 0,
+            sent: [0; 2],
+            digests: [0; 2],
+            reason: Some(("a\nb\x1bc".to_owned(), "a\nb\x1bc".to_owned())),
+            panic: None,
+        };
+        let lines: String = recording.steps().map(|step| line("relay", &step)).collect();
+        assert_eq!(lines.lines().count(), 3, "{lines}");
+        let result = result(&recording, &replay, false);
+        assert_eq!(result.lines().count(), 5, "{result}");
+        for shown in [shown, lines, result] {
+            assert!(!shown.contains('\x1b') && shown.contains("\\u{1b}"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn only_a_panic_that_is_caught_is_quiet() {
+        let caught = quietly(|| panic::catch_unwind(|| panic!("of the machine")).is_err());
+        assert!(caught);
+        let result = panic::catch_unwind(|| quietly(|| panic!("of this program")));
+        let message = *result.unwrap_err().downcast::<String>().unwrap();
+        assert!(message.contains("of this program"), "{message}");
+    }
+}

@@ -1,18 +1,18 @@
 //! The page of a recorded session.
 
-use std::{
-    borrow::Cow,
-    panic::{self, AssertUnwindSafe},
-};
+use std::borrow::Cow;
 
 use wirestate_core::{
     Event as MachineEvent, Instant,
     proxy::{self, RelayCall, RelayFactory},
-    record::{self, Difference, Ended, Observed, Recordable, Recording, Replay, Step, What},
+    record::{Difference, Ended, Observed, Recordable, Recording, Replay, Step, What},
 };
 use wirestate_timeline::{Event, Lane, Payload, Timeline};
 
-use super::{machine::Use, recorded_end, verdict, words};
+use super::{
+    machine::{Maker, Use},
+    recorded_end, replayed, verdict, words,
+};
 
 /// Replays a recording, and draws what its machine does.
 pub(super) struct Drawing<'a> {
@@ -32,17 +32,9 @@ struct Shown {
 impl Use for Drawing<'_> {
     type Output = (Timeline, Option<Difference>);
 
-    fn machine<M: Recordable>(
-        self,
-        make: impl Fn() -> M,
-        _: impl Fn() -> M,
-        _: &str,
-        _: &str,
-    ) -> Self::Output {
-        let (mut machine, mut shown) = (make(), Vec::new());
-        let replay = record::replay_observed(&mut machine, self.recording, observing(&mut shown));
-        // After a panic, even its drop may panic.
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(machine)));
+    fn machine<M: Recordable>(self, maker: Maker<impl Fn() -> M, impl Fn() -> M>) -> Self::Output {
+        let mut shown = Vec::new();
+        let replay = replayed((maker.make)(), self.recording, observing(&mut shown));
         self.draw(replay, &shown)
     }
 

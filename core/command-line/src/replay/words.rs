@@ -26,20 +26,24 @@ pub(super) fn of_outside(machine: &str, step: &Step<'_>) -> Option<String> {
         "subscriber" => log(outside, step.what == What::Start),
         _ => None,
     };
-    words.or_else(|| Some(format!("{} bytes from outside", outside.len())))
+    words.or_else(|| Some(format!("{} from outside", bytes(outside.len()))))
+}
+
+fn bytes(count: usize) -> String {
+    if count == 1 { "1 byte".to_owned() } else { format!("{count} bytes") }
 }
 
 /// The replies of asynchronous services that became ready.
 fn replies(mut outside: &[u8]) -> Option<String> {
-    let (mut count, mut bytes) = (0, 0);
+    let (mut count, mut sum) = (0, 0);
     while !outside.is_empty() {
         number(&mut outside)?;
         let len = usize::try_from(number(&mut outside)?).ok()?;
         outside = outside.get(len..)?;
-        (count, bytes) = (count + 1, bytes + len);
+        (count, sum) = (count + 1, sum + len);
     }
     let replies = if count == 1 { "a reply".to_owned() } else { format!("{count} replies") };
-    Some(format!("{replies} of {bytes} bytes became ready"))
+    Some(format!("{replies} of {} became ready", bytes(sum)))
 }
 
 /// Whether an upstream or a publisher may publish, and where.
@@ -97,7 +101,7 @@ mod tests {
         for (machine, what, outside, expected) in [
             ("echo", What::Shared, &b""[..], ""),
             ("message", What::Shared, b"\0\x05hello", "a reply of 5 bytes became ready"),
-            ("message", What::Shared, b"\0\x01a\x01\0", "2 replies of 1 bytes became ready"),
+            ("message", What::Shared, b"\0\x01a\x01\0", "2 replies of 1 byte became ready"),
             ("publisher", What::Shared, b"\x01", "paused until a subscriber has read more"),
             (
                 "upstream",
@@ -120,9 +124,9 @@ mod tests {
                  message 8",
             ),
             // Hostile ones are shown by their length.
-            ("subscriber", What::Start, b"\x04", "1 bytes from outside"),
+            ("subscriber", What::Start, b"\x04", "1 byte from outside"),
             ("message", What::Shared, b"\0\xff", "2 bytes from outside"),
-            ("upstream", What::Shared, b"\x09", "1 bytes from outside"),
+            ("upstream", What::Shared, b"\x09", "1 byte from outside"),
         ] {
             assert_eq!(words(machine, what, outside), expected);
         }
