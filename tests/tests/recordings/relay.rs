@@ -344,6 +344,13 @@ fn a_note_says_in_words_what_has_happened() {
     );
 }
 
+#[test]
+fn a_fault_after_one_byte_says_so() {
+    let strike = |at, bytes| Strike { kind: Kind::Rate, at, bytes, time: None, is_first: true };
+    assert_eq!(strike(1, Some(1)).to_string(), "rate after 1 byte, 1 byte a second");
+    assert_eq!(strike(0, Some(2)).to_string(), "rate after 0 bytes, 2 bytes a second");
+}
+
 proptest! {
     #![proptest_config(proptest_config())]
 

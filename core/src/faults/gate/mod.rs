@@ -125,10 +125,11 @@ pub struct Strike {
 impl fmt::Display for Strike {
     /// Writes what has struck and where: `stall after 5 bytes, 300ms`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} after {} bytes", self.kind, self.at)?;
+        let unit = |count| if count == 1 { "byte" } else { "bytes" };
+        write!(f, "{} after {} {}", self.kind, self.at, unit(self.at))?;
         if let Some(bytes) = self.bytes {
-            let unit = if self.kind == Kind::Rate { "bytes a second" } else { "bytes" };
-            write!(f, ", {bytes} {unit}")?;
+            let a_second = if self.kind == Kind::Rate { " a second" } else { "" };
+            write!(f, ", {bytes} {}{a_second}", unit(bytes))?;
         }
         self.time.map_or(Ok(()), |time| write!(f, ", {time:?}"))
     }
