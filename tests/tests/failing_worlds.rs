@@ -168,6 +168,9 @@ fn an_edited_recording_changes_the_run() {
     assert_eq!(edit(&format!("{fault} * = 4")), ["4 bytes", "1 bytes", "4 bytes", "1 bytes"]);
     let each_second = format!("{fault} */2 = 2\n{fault} 0 = 3");
     assert_eq!(edit(&each_second), ["3 bytes", "2 bytes", "5 bytes"]);
+    let each_and_each_second = edit(&format!("{fault} * = 2\n{fault} */2 = 1"));
+    let hello_world = [2, 1, 2, 1, 2, 1, 1].map(|bytes| format!("{bytes} bytes"));
+    assert_eq!(each_and_each_second, hello_world);
     let unknown = "client/0 Server: unknown 0 = 1\nelsewhere: short_read 0\norder: task 9 = 1s";
     assert_eq!(edit(unknown), received, "nothing asks for these");
 }

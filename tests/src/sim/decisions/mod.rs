@@ -30,7 +30,8 @@ use super::case::{self, Mode};
 ///   listener; or the `order` in which the tasks of the world run.
 /// - A name follows, often that of a fault in [`Faults`](super::Faults), and a number: how often
 ///   the same one has decided on this name before. Only faults that the plan includes are counted.
-///   `*` stands for each number that is not listed, and `*/3` for each third.
+///   `*` stands for each number that is not listed, and `*/3` for each third. If several include a
+///   number, the longest period counts.
 /// - A fault without a value has the least effect: 1 byte, the shortest delay. A value is a number,
 ///   or a time in `ns`, `µs` or `us`, `ms` or `s`. What exceeds the possible values is the largest.
 ///

@@ -226,7 +226,8 @@ impl Stream {
                 Number::Nth(_) => false,
             };
             let nth = choices.get_key_value(&nth);
-            nth.or_else(|| choices.iter().find(|(listed, _)| includes(listed)))
+            // They are sorted by period.
+            nth.or_else(|| choices.iter().rev().find(|(listed, _)| includes(listed)))
         });
         listed.map_or((nth, None), |(number, choice)| (*number, Some(*choice)))
     }
