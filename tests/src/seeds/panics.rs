@@ -39,12 +39,13 @@ impl Failure {
         self.place == other.place && gist(&self.message) == gist(&other.message)
     }
 
-    /// Whether it is in the directory of the test's `source`, or of all tests of the package.
+    /// Whether it is in the directory `tests` that has the test's `source`. Without one, whether it
+    /// is in `source` itself.
     pub(super) fn is_of_test(&self, source: &str) -> bool {
-        let mut dirs = Path::new(source).ancestors().skip(1);
-        let own = dirs.clone().next();
-        let dir = dirs.find(|dir| dir.ends_with("tests")).or(own);
-        dir.is_none_or(|dir| Path::new(&self.place).starts_with(dir))
+        let source = Path::new(source);
+        let tests = source.ancestors().find(|dir| dir.ends_with("tests")).unwrap_or(source);
+        let file = self.place.rsplitn(3, ':').last();
+        file.is_some_and(|file| Path::new(file).starts_with(tests))
     }
 }
 
@@ -108,6 +109,8 @@ mod tests {
         }
         assert!(is_of_test("src/machine/tests.rs:7:9", "src/machine/tests.rs"));
         assert!(!is_of_test("src/lib.rs:7:9", "src/machine/tests.rs"));
+        assert!(is_of_test("src/lib.rs:7:9", "src/lib.rs"));
+        assert!(!is_of_test("src/machine.rs:7:9", "src/lib.rs"));
     }
 
     #[test]
