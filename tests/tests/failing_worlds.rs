@@ -296,8 +296,8 @@ fn each_byte_is_echoed_21() {
 }
 
 #[test]
-fn a_world_is_saved_and_tried_first_without_threads() {
-    let dir = Dir::new("worlds-of-the-main-thread");
+fn a_world_is_saved_and_tried_first_with_one_thread() {
+    let dir = Dir::new("worlds-of-one-thread");
     let message = dir.run("50", "10", &["--test-threads=1"]);
     assert!(message.contains("fn each_byte_is_echoed_21() {"), "{message}");
     let saved = fs::read_to_string(dir.file().with_extension("worlds")).unwrap();

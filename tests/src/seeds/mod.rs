@@ -50,10 +50,8 @@ use crate::sim::{
 /// number of seeds, the number of worlds that were created with them, the time in seconds, and
 /// `ok` or the seed that has failed.
 ///
-/// A saved world has the name of the test's function. The name comes from the thread or, with
-/// `--test-threads=1`, from the source; a call outside the test's function then saves and tries no
-/// worlds. After each seed, the unfinished tasks of the worlds that `test` has created on this
-/// thread are dropped.
+/// A saved world has the name of the test with its modules, which is the name of the thread. After
+/// each seed, the unfinished tasks of the worlds that `test` has created on this thread are dropped.
 ///
 /// ```
 /// wirestate_testkit::for_each_seed(8, |seed| {
@@ -146,7 +144,7 @@ struct Place {
     location: &'static Location<'static>,
     /// The source file, if it is on this machine.
     source: Option<PathBuf>,
-    /// The name of the test, if it is known.
+    /// The name of the test, if the test harness has named the thread.
     test: Option<String>,
 }
 
@@ -155,12 +153,7 @@ impl Place {
     fn of_caller() -> Self {
         let location = Location::caller();
         let source = saved::source(location);
-        // The test harness names the thread of a test, unless the main thread runs all of them.
-        let thread = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
-        let test = thread.or_else(|| {
-            let text = fs::read_to_string(source.as_ref()?).ok()?;
-            printed::name_of_test(&text, location.line() as usize).map(str::to_owned)
-        });
+        let test = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
         Self { location, source, test }
     }
 
@@ -171,7 +164,7 @@ impl Place {
         let file = saved::file(source);
         let mut cases =
             saved::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        cases.retain(|case| case.test == function(test));
+        cases.retain(|case| case.test == *test);
         cases
     }
 
@@ -181,7 +174,7 @@ impl Place {
             Ok(smallest) => smallest,
             Err(reason) => return eprintln!("nothing to shrink: {reason}"),
         };
-        let name = function(self.test.as_deref().unwrap_or("fails")).to_owned();
+        let name = self.test.clone().unwrap_or_else(|| "fails".to_owned());
         let case = Case { test: name, seed, decisions: smallest.decisions.clone() };
         let file = self.source.as_deref().map(saved::file).filter(|_| self.test.is_some());
         let saved = match file {
@@ -300,6 +293,26 @@ mod tests {
         let output = test.env(PLANTED, "1").envs(variables.iter().copied()).output();
         let output = output.expect("the test starts");
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    #[test]
+    fn a_test_has_no_saved_worlds_of_another_module() {
+        let file = format!("wirestate-modules-{}.rs", std::process::id());
+        let source = env::temp_dir().join(file);
+        let worlds = saved::file(&source);
+        for (test, seed) in [("one::fails", 1), ("two::fails", 2), ("fails", 3)] {
+            let case = Case { test: test.to_owned(), seed, decisions: Decisions::default() };
+            saved::append(&worlds, &case).expect("the file is written");
+        }
+        let place = |test: &str| Place {
+            location: Location::caller(),
+            source: Some(source.clone()),
+            test: Some(test.to_owned()),
+        };
+        let seeds = |test| place(test).saved().iter().map(|case| case.seed).collect::<Vec<_>>();
+        let found = ["one::fails", "two::fails", "fails", "three::fails"].map(seeds);
+        fs::remove_file(worlds).expect("it can be removed");
+        assert_eq!(found, [vec![1], vec![2], vec![3], vec![]]);
     }
 
     /// Starts itself as a child process, with a planted bug that seed 7 finds.

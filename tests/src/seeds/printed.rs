@@ -5,13 +5,6 @@ use std::{collections::BTreeSet, fmt::Write as _, num::NonZeroU64, ops::RangeInc
 use super::{saved::Case, shrink::Smallest};
 use crate::sim::decisions::{Choice, Decision, Number};
 
-/// The function of the test that has a call at `line` (from 1) of `source`.
-pub(super) fn name_of_test(source: &str, line: usize) -> Option<&str> {
-    let lines: Vec<&str> = source.lines().collect();
-    let test = lines_of_test(&lines, line.checked_sub(1)?)?;
-    lines[test].iter().find_map(|line| line.trim_start().strip_prefix("fn ")?.split('(').next())
-}
-
 /// The test that has a call in line `call` (from 0).
 fn lines_of_test(lines: &[&str], call: usize) -> Option<RangeInclusive<usize>> {
     let start = (0..=call).rev().find(|i| lines[*i].trim() == "#[test]")?;
@@ -35,7 +28,7 @@ pub(super) fn test(
     case: &Case,
     smallest: &Smallest,
 ) -> String {
-    let name = &case.test;
+    let name = super::function(&case.test);
     let copy = source.and_then(|source| {
         let lines: Vec<&str> = source.lines().collect();
         let call = line.checked_sub(1)?;

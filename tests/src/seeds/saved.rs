@@ -13,7 +13,7 @@ use crate::sim::Decisions;
 /// A saved world.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Case {
-    /// The test's function.
+    /// The test's name, with its modules.
     pub(super) test: String,
     pub(super) seed: u64,
     pub(super) decisions: Decisions,
