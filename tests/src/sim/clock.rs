@@ -1,6 +1,7 @@
 //! The clock of a simulated host.
 
 use std::{
+    mem::replace,
     task::{Context, Poll},
     time::Duration,
 };
@@ -95,9 +96,10 @@ impl ClockState {
         self.set(now, Instant::from_epoch(shown));
     }
 
-    pub(super) fn set_drift(&mut self, now: Instant, parts_per_million: i32) {
+    /// Returns whether the clock has drifted before.
+    pub(super) fn set_drift(&mut self, now: Instant, parts_per_million: i32) -> bool {
         self.set(now, self.at(now));
-        self.drift = parts_per_million;
+        replace(&mut self.drift, parts_per_million) != 0
     }
 
     pub(super) fn freeze(&mut self, now: Instant, until: Instant) {
@@ -105,11 +107,10 @@ impl ClockState {
         self.frozen_until = self.frozen_until.max(Some(until));
     }
 
-    /// From now on the clock advances as the world's does.
-    pub(super) fn heal(&mut self, now: Instant) {
-        self.set(now, self.at(now));
-        self.frozen_until = None;
-        self.drift = 0;
+    /// From now on the clock advances as the world's does. Returns whether it has not done so.
+    pub(super) fn heal(&mut self, now: Instant) -> bool {
+        let has_drifted = self.set_drift(now, 0);
+        self.frozen_until.take().is_some() || has_drifted
     }
 
     /// Ends a freeze that lasts until `now` at the latest. Returns whether it has.

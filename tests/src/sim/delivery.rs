@@ -51,9 +51,8 @@ impl Network {
         let end = connection.end(to.side);
         end.in_flight_bytes += bytes;
         end.in_flight.push_back(segment);
-        let drawn = latency.of_segment(of_connection, &mut end.dice);
-        let (latency, is_slow) = (drawn, latency.is_slow(drawn));
-        if is_slow {
+        let (latency, has_doubled) = latency.of_segment(of_connection, &mut end.dice);
+        if has_doubled {
             self.trace_fault(to, "latency_doubles", Some(Value::Time(latency)));
         }
         let queue = self.transmit(from, host, bytes);

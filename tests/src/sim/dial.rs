@@ -31,10 +31,11 @@ impl Network {
         self.hosts[host].dials += 1;
         let mut dice = self.dice((&self.hosts[host].name, number));
         let server = self.host_of(to).unwrap_or(host);
-        let of_connection = self.settings.latency.of_connection(&mut dice);
+        let drawn = self.settings.latency.of_connection(&mut dice);
+        let of_connection = drawn.0;
         let path = self.links.get(&(host, server)).and_then(|link| link.latency.as_ref());
-        let latency = path.map_or(of_connection, |path| path.of_segment(of_connection, &mut dice));
-        let is_slow = path.unwrap_or(&self.settings.latency).is_slow(latency);
+        let (latency, has_doubled) =
+            path.map_or(drawn, |path| path.of_segment(of_connection, &mut dice));
         let id = self.dialled;
         self.dialled += 1;
         let (outcome, waker) = (None, None);
@@ -42,7 +43,7 @@ impl Network {
             Dial { host, number, to, latency, of_connection, dice, attempts: 0, outcome, waker };
         self.dials.insert(id, dial);
         self.trace_dial(id, TraceEvent::Dialled);
-        if is_slow {
+        if has_doubled {
             self.trace_dial(id, TraceEvent::Fault("latency_doubles", Some(Value::Time(latency))));
         }
         self.after(latency, Event::Request(id));

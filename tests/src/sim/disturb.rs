@@ -1,6 +1,6 @@
 //! What can happen to a host, its clock and its network.
 
-use std::{fmt::Write as _, num::NonZeroU64, time::Duration};
+use std::{fmt::Write as _, mem::replace, num::NonZeroU64, time::Duration};
 
 use wirestate_core::{Direction, Instant};
 
@@ -10,10 +10,10 @@ impl Host {
     /// Replaces the plan of faults for the calls on this host's sockets.
     pub fn set_faults(&self, faults: Faults) {
         self.world.network(|network| {
-            let plan = (faults != Faults::NONE).then(|| faults.to_string());
+            let plan = faults.any().then(|| faults.to_string());
             let value = plan.as_deref().map(Value::text);
-            network.trace_lasting(self.index, plan.is_some(), "faults", value);
-            network.hosts[self.index].faults = faults;
+            let before = replace(&mut network.hosts[self.index].faults, faults);
+            network.trace_lasting(self.index, (before.any(), plan.is_some()), "faults", value);
         });
     }
 
@@ -47,8 +47,8 @@ impl Host {
     /// All segments to and from the host are lost, as with [`set_blocked`](Self::set_blocked).
     pub fn set_unplugged(&self, unplugged: bool) {
         self.world.network(|network| {
-            network.trace_lasting(self.index, unplugged, "unplugged", None);
-            network.hosts[self.index].unplugged = unplugged;
+            let before = replace(&mut network.hosts[self.index].unplugged, unplugged);
+            network.trace_lasting(self.index, (before, unplugged), "unplugged", None);
             if !unplugged {
                 network.probe_all(self.index);
             }
@@ -97,8 +97,9 @@ impl Host {
     pub fn set_blocked(&self, to: &Self, blocked: bool) {
         self.world.network(|network| {
             let value = Some(Value::text(&format!("to {}", network.hosts[to.index].name)));
-            network.trace_lasting(self.index, blocked, "blocked", value);
-            network.links.entry((self.index, to.index)).or_default().blocked = blocked;
+            let link = network.links.entry((self.index, to.index)).or_default();
+            let before = replace(&mut link.blocked, blocked);
+            network.trace_lasting(self.index, (before, blocked), "blocked", value);
             if !blocked {
                 network.probe_all(self.index);
             }
@@ -114,8 +115,10 @@ impl Host {
                 let _ = write!(value, ", {latency:?}");
             }
             let value = Some(Value::text(&value));
-            network.trace_lasting(self.index, latency.is_some(), "latency", value);
-            network.links.entry((self.index, to.index)).or_default().latency = latency;
+            let now = latency.is_some();
+            let link = network.links.entry((self.index, to.index)).or_default();
+            let before = replace(&mut link.latency, latency).is_some();
+            network.trace_lasting(self.index, (before, now), "latency", value);
         });
     }
 
@@ -130,9 +133,9 @@ impl Host {
                 Direction::Read => (&mut host.download, "download"),
                 Direction::Write => (&mut host.upload, "upload"),
             };
-            bandwidth.rate = bytes_per_second;
+            let before = replace(&mut bandwidth.rate, bytes_per_second).is_some();
             let value = bytes_per_second.map(|rate| Value::Number(rate.get()));
-            network.trace_lasting(self.index, value.is_some(), name, value);
+            network.trace_lasting(self.index, (before, value.is_some()), name, value);
         });
     }
 
@@ -159,11 +162,13 @@ impl Host {
             parts_per_million > -1_000_000,
             "a drift of {parts_per_million} ppm is not above -1000000"
         );
-        let event = match parts_per_million {
-            0 => TraceEvent::Healed("clock_drift", None),
-            drift => TraceEvent::Fault("clock_drift", Some(Value::text(&format!("{drift} ppm")))),
-        };
-        self.change_clock(event, |clock, now| clock.set_drift(now, parts_per_million));
+        self.world.network(|network| {
+            let (now, lasts) = (network.now, parts_per_million != 0);
+            let value = lasts.then(|| Value::text(&format!("{parts_per_million} ppm")));
+            let before = network.hosts[self.index].clock.set_drift(now, parts_per_million);
+            network.trace_lasting(self.index, (before, lasts), "clock_drift", value);
+            network.reschedule_alarms(self.index);
+        });
     }
 
     /// Stops the host's clock for `duration`, and with it the alarms. It then continues from the

@@ -109,12 +109,14 @@ impl Faults {
     pub fn is_harmless(&self) -> bool {
         self.accept_aborted == 0 && self.zero_write == 0 && self.reset == 0 && self.timed_out == 0
     }
-}
 
-impl fmt::Display for Faults {
-    /// Writes the faults that may strike, with their chances: `short_read 500, stall 20`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let chances = [
+    /// Whether a fault may strike.
+    pub(super) fn any(&self) -> bool {
+        self.chances().iter().any(|(_, chance)| *chance > 0)
+    }
+
+    fn chances(&self) -> [(&'static str, u16); 13] {
+        [
             ("short_read", self.short_read),
             ("short_write", self.short_write),
             ("would_block", self.would_block),
@@ -128,13 +130,20 @@ impl fmt::Display for Faults {
             ("zero_write", self.zero_write),
             ("reset", self.reset),
             ("timed_out", self.timed_out),
-        ];
-        let mut separator = "";
-        for (name, chance) in chances.into_iter().filter(|(_, chance)| *chance > 0) {
-            write!(f, "{separator}{name} {chance}")?;
-            separator = ", ";
+        ]
+    }
+}
+
+impl fmt::Display for Faults {
+    /// Writes the faults that may strike, with their chances, and the range of the delays if one
+    /// of them has a delay: `short_read 500, stall 20, delay 1µs..=500ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let chances = self.chances().into_iter().filter(|(_, chance)| *chance > 0);
+        let mut parts: Vec<_> = chances.map(|(name, chance)| format!("{name} {chance}")).collect();
+        if self.would_block > 0 || self.spurious_wake > 0 || self.stall > 0 {
+            parts.push(format!("delay {:?}", self.delay));
         }
-        Ok(())
+        f.write_str(&parts.join(", "))
     }
 }
 

@@ -42,33 +42,28 @@ pub enum Latency {
 
 impl Latency {
     /// Draws the latency of a connection: of its first segments, and of those that carry no data.
-    pub(super) fn of_connection(&self, dice: &mut Dice) -> Duration {
+    /// Returns also whether it has doubled.
+    pub(super) fn of_connection(&self, dice: &mut Dice) -> (Duration, bool) {
         match self {
-            Self::Constant(latency) => *latency,
-            Self::Uniform(range) | Self::PerConnection(range) => dice.between("latency", range),
-            Self::LongTailed { usual, doubles, max } => long_tailed(usual, *doubles, *max, dice),
-        }
-    }
-
-    /// Draws the latency of a segment.
-    pub(super) fn of_segment(&self, of_connection: Duration, dice: &mut Dice) -> Duration {
-        match self {
-            Self::Constant(latency) => *latency,
-            Self::Uniform(range) => dice.between("segment_latency", range),
-            Self::PerConnection(range) => {
-                // The connection has drawn from another range if this one is of a path.
-                let latency = of_connection.clamp(*range.start(), *range.end());
-                latency + dice.between("jitter", &(Duration::ZERO..=latency))
+            Self::Constant(latency) => (*latency, false),
+            Self::Uniform(range) | Self::PerConnection(range) => {
+                (dice.between("latency", range), false)
             }
             Self::LongTailed { usual, doubles, max } => long_tailed(usual, *doubles, *max, dice),
         }
     }
 
-    /// Whether a latency that was drawn is in the long tail.
-    pub(super) fn is_slow(&self, drawn: Duration) -> bool {
+    /// Draws the latency of a segment. Returns also whether it has doubled.
+    pub(super) fn of_segment(&self, of_connection: Duration, dice: &mut Dice) -> (Duration, bool) {
         match self {
-            Self::Constant(_) | Self::Uniform(_) | Self::PerConnection(_) => false,
-            Self::LongTailed { usual, .. } => drawn > *usual.end(),
+            Self::Constant(latency) => (*latency, false),
+            Self::Uniform(range) => (dice.between("segment_latency", range), false),
+            Self::PerConnection(range) => {
+                // The connection has drawn from another range if this one is of a path.
+                let latency = of_connection.clamp(*range.start(), *range.end());
+                (latency + dice.between("jitter", &(Duration::ZERO..=latency)), false)
+            }
+            Self::LongTailed { usual, doubles, max } => long_tailed(usual, *doubles, *max, dice),
         }
     }
 }
@@ -78,10 +73,11 @@ fn long_tailed(
     doubles: u16,
     max: Duration,
     dice: &mut Dice,
-) -> Duration {
-    let mut latency = dice.between("usual_latency", usual);
+) -> (Duration, bool) {
+    let drawn = dice.between("usual_latency", usual);
+    let mut latency = drawn;
     while !latency.is_zero() && latency < max && dice.strikes("latency_doubles", doubles) {
         latency *= 2;
     }
-    latency.min(max)
+    (latency.min(max), latency > drawn)
 }

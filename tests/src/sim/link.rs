@@ -1,11 +1,16 @@
 //! The network between two hosts: partitions, latency and bandwidth.
 
-use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
+use std::{
+    collections::BTreeMap,
+    mem::{replace, take},
+    num::NonZeroU64,
+    time::Duration,
+};
 
 use wirestate_core::Instant;
 
 use super::{
-    Faults, Latency, Settings, TraceEvent,
+    Latency, Settings, TraceEvent,
     network::{Network, State},
 };
 
@@ -15,6 +20,12 @@ pub(super) struct Link {
     pub(super) blocked: bool,
     /// `None`: as the world's settings say.
     pub(super) latency: Option<Latency>,
+}
+
+impl Link {
+    const fn has_fault(&self) -> bool {
+        self.blocked || self.latency.is_some()
+    }
 }
 
 /// The bandwidth of a host in one direction, which all of its connections share.
@@ -66,18 +77,23 @@ impl Network {
 
     /// Ends all faults, but does not restart hosts.
     pub(super) fn heal(&mut self) {
-        self.links.clear();
+        let links = take(&mut self.links);
         for host in 0..self.hosts.len() {
-            let now = self.now;
             let state = &mut self.hosts[host];
-            state.faults = Faults::NONE;
-            state.unplugged = false;
-            state.upload = Bandwidth::default();
-            state.download = Bandwidth::default();
-            state.clock.heal(now);
+            let has_faults = [
+                self.stopped.contains_key(&host),
+                links.iter().any(|((from, _), link)| *from == host && link.has_fault()),
+                take(&mut state.faults).any(),
+                replace(&mut state.unplugged, false),
+                take(&mut state.upload).rate.is_some(),
+                take(&mut state.download).rate.is_some(),
+                state.clock.heal(self.now),
+            ];
             self.resume(host);
             self.probe_all(host);
-            self.trace_host(host, TraceEvent::Healed("all", None));
+            if has_faults.contains(&true) {
+                self.trace_host(host, TraceEvent::Healed("all", None));
+            }
         }
         self.deliver_queued();
     }

@@ -340,16 +340,19 @@ impl Network {
         self.trace.push(Entry { at: self.now, place, event });
     }
 
-    /// A fault of a host begins (`true`) or ends.
+    /// A fault of a host begins or ends: whether it has lasted, and whether it lasts now.
     pub(super) fn trace_lasting(
         &mut self,
         host: usize,
-        begins: bool,
+        (before, now): (bool, bool),
         name: &'static str,
         value: Option<Value>,
     ) {
-        let event = if begins { TraceEvent::Fault } else { TraceEvent::Healed };
-        self.trace_host(host, event(name, value));
+        match (before, now) {
+            (_, true) => self.trace_host(host, TraceEvent::Fault(name, value)),
+            (true, false) => self.trace_host(host, TraceEvent::Healed(name, value)),
+            (false, false) => {}
+        }
     }
 }
 

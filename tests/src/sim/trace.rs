@@ -97,8 +97,8 @@ pub enum TraceEvent {
     /// A fault has struck.
     ///
     /// A fault of a plan has its name in [`Faults`](super::Faults). At an end there are also
-    /// `latency_doubles`, a segment to it is slow ([`Latency`](super::Latency)); `lost`, a segment
-    /// to it, in a partition; `backlog_full`, the server has dropped its SYN; `gave_up`, its kernel
+    /// `latency_doubles`, of a segment to it ([`Latency`](super::Latency)); `lost`, a segment to
+    /// it, in a partition; `backlog_full`, the server has dropped its SYN; `gave_up`, its kernel
     /// after 924 s of retransmissions; `killed`; `power_cut`.
     ///
     /// On a host there are `max_sockets`, an accept that was refused; and what was set on the

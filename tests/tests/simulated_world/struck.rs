@@ -121,7 +121,7 @@ fn what_is_lost_or_slow_is_an_event_of_the_end_that_waits() {
     world.run_for(millis(1500)).unwrap();
     client.set_blocked(&server, false);
     world.run_for(seconds(1)).unwrap();
-    let usual = millis(1)..=millis(1);
+    let usual = millis(1)..=millis(40);
     let slow = Latency::LongTailed { usual, doubles: 1000, max: millis(40) };
     server.set_latency(&client, Some(slow));
     write(&mut accepted, b"hi").unwrap();
@@ -134,7 +134,7 @@ fn what_is_lost_or_slow_is_an_event_of_the_end_that_waits() {
             "client/1 Client: Fault lost",
             "client: Healed blocked = to server",
             "server: Fault latency = to client, \
-             LongTailed { usual: 1ms..=1ms, doubles: 1000, max: 40ms }",
+             LongTailed { usual: 1ms..=40ms, doubles: 1000, max: 40ms }",
             "client/0 Client: Fault latency_doubles = 40ms",
         ]
     );
@@ -161,7 +161,7 @@ fn what_is_done_to_a_host_is_an_event_of_the_host() {
     host.set_unplugged(true);
     host.set_unplugged(false);
     host.set_bandwidth(Direction::Write, NonZeroU64::new(500));
-    host.set_bandwidth(Direction::Read, None);
+    host.set_bandwidth(Direction::Write, None);
     host.set_clock_ahead(seconds(3));
     host.set_clock_back(millis(5));
     host.set_clock_drift(-12);
@@ -172,16 +172,17 @@ fn what_is_done_to_a_host_is_an_event_of_the_host() {
     host.kill();
     host.restart();
     host.cut_power();
+    host.set_unplugged(true);
     world.heal();
     assert_eq!(
         faults(&world),
         [
-            "host: Fault faults = stall 20, reset 3",
+            "host: Fault faults = stall 20, reset 3, delay 1µs..=500ms",
             "host: Healed faults",
             "host: Fault unplugged",
             "host: Healed unplugged",
             "host: Fault upload = 500",
-            "host: Healed download",
+            "host: Healed upload",
             "host: Fault clock_ahead = 3s",
             "host: Fault clock_back = 5ms",
             "host: Fault clock_drift = -12 ppm",
@@ -193,8 +194,26 @@ fn what_is_done_to_a_host_is_an_event_of_the_host() {
             "host: Fault killed",
             "host: Healed killed",
             "host: Fault power_cut",
+            "host: Fault unplugged",
             "host: Healed all",
             "host: Healed power_cut",
         ]
     );
+}
+
+#[test]
+fn what_was_not_wrong_is_not_healed() {
+    let Pair { world, server, client, .. } = Pair::new();
+    client.set_faults(Faults { delay: millis(1)..=millis(2), ..Faults::NONE });
+    client.set_unplugged(false);
+    client.set_blocked(&server, false);
+    client.set_latency(&server, None);
+    client.set_bandwidth(Direction::Read, None);
+    client.set_clock_drift(0);
+    world.heal();
+    assert!(faults(&world).is_empty(), "{:?}", faults(&world));
+    client.set_blocked(&server, true);
+    world.heal();
+    world.heal();
+    assert_eq!(faults(&world), ["client: Fault blocked = to server", "client: Healed all"]);
 }
