@@ -110,6 +110,9 @@ fn meaning(decision: &Decision) -> String {
         Choice::Number(number) if *number != 1 => format!("{number} bytes"),
         Choice::Number(_) | Choice::Strikes | Choice::Time(_) => "1 byte".to_owned(),
     };
+    // A decision that repeats has the value of one of those that it replaces.
+    let is_limit = matches!(number, Number::Each(_)) && bytes != "1 byte";
+    let at_most = if is_limit { "at most " } else { "" };
     let time = match choice {
         Choice::Time(time) => format!("{time:?}"),
         Choice::Number(_) | Choice::Strikes => "the shortest time".to_owned(),
@@ -120,22 +123,39 @@ fn meaning(decision: &Decision) -> String {
         Number::Nth(n) => (format!("its {}", nth(n + 1)), format!("the {}", nth(n + 1))),
     };
     match &**name {
-        "short_read" => format!("{its} read returns {bytes}"),
-        "short_write" => format!("{its} write takes {bytes}"),
+        "short_read" => format!("{its} read returns {at_most}{bytes}"),
+        "short_write" => format!("{its} write takes {at_most}{bytes}"),
         "would_block" => format!("{its} call blocks for {time}, without need"),
         "spurious_wake" => format!("{its} call that blocks is woken without need"),
         "interrupted" => format!("a signal interrupts {its} call"),
         "stall" => format!("after {its} call, nothing arrives for {time}"),
         "no_splice" => format!("{its} fill of a pipe is refused"),
-        "send_buffer_grows" => format!("{its} write to a full buffer takes {bytes} more"),
+        "send_buffer_grows" => format!("{its} write to a full buffer takes {at_most}{bytes} more"),
         "accept_aborted" => format!("{its} connection is reset in the backlog"),
         "zero_write" => format!("{its} write takes 0 bytes"),
         "reset" => format!("at {its} call, a middlebox resets the connection"),
         "timed_out" => format!("at {its} call, its kernel gives up the connection"),
+        "accept_order" => format!("{its} accept takes number {choice} of the backlog"),
         "latency" => format!("a segment takes {time} at least"),
         "jitter" => format!("{the} segment to it takes {time} longer"),
+        "segment_latency" => format!("{the} segment to it takes {time}"),
+        "usual_latency" => format!("{the} segment to it takes {time}, or a multiple"),
+        "latency_doubles" => format!("{the} chance to double a latency is taken"),
         "task" => format!("number {choice} of the woken tasks runs"),
         "alarms_first" => "of an event and an alarm, the alarm comes first".to_owned(),
+        "drift" if *choice != Choice::Strikes => format!("the drift is {choice} − 10001 ppm"),
+        "faults" | "harmful_faults" | "partition" | "unplug" | "slow_link" | "bandwidth"
+        | "stop_host" | "freeze_clock" | "drift" | "kill" | "power_cut" => {
+            format!("at {the} interval, it begins or ends")
+        }
+        "kind" => format!("{the} kind of disturbance is used"),
+        "host" => format!("number {choice} of the hosts is disturbed"),
+        "other_host" => format!("the host that is {choice} behind it is at the other end"),
+        "direction" => "the upload has the bandwidth, not the download".to_owned(),
+        "rate" => format!("the bandwidth is about {choice} bytes a second"),
+        "plan" => format!("the plan of faults has seed {choice}"),
+        "stop" => format!("the host is stopped for {time}"),
+        "freeze" => format!("the clock is frozen for {time}"),
         "skip_act" => format!("it leaves out {its} act"),
         "send_only" => format!("{its} act sends {bytes}"),
         _ => String::new(),
@@ -168,3 +188,72 @@ fn split_argument(rest: &str) -> Option<(&str, &str)> {
 
 /// The most peers whose acts are shown.
 const MAX_PEERS: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use wirestate_core::{echo, runtime::Runtime as _, serve};
+
+    use super::*;
+    use crate::sim::{Act, Decisions, Disturbance, Faults, Latency, Settings, Swarm, World, act};
+
+    #[test]
+    fn each_decision_has_a_meaning() {
+        let range = || Duration::from_millis(1)..=Duration::from_millis(9);
+        let mut seen = BTreeSet::new();
+        for (seed, latency) in [
+            Latency::Uniform(range()),
+            Latency::PerConnection(range()),
+            Latency::LongTailed { usual: range(), doubles: 300, max: Duration::from_secs(1) },
+        ]
+        .into_iter()
+        .cycle()
+        .take(9)
+        .enumerate()
+        {
+            let ((), decisions) = Decisions::record(|| disturbed(seed as u64, latency));
+            for one in decisions.iter() {
+                assert_ne!(meaning(&one), "", "{one}");
+                seen.insert(one.name);
+            }
+        }
+        let names = "accept_order jitter segment_latency usual_latency latency_doubles kind host \
+                     other_host direction rate plan stop freeze drift slow_link";
+        let unseen: Vec<_> = names.split(' ').filter(|name| !seen.contains(*name)).collect();
+        assert!(unseen.is_empty(), "{unseen:?} of {seen:?}");
+    }
+
+    /// Clients of an echo server, and all kinds of disturbances.
+    fn disturbed(seed: u64, latency: Latency) {
+        let world = World::with(seed, Settings { latency, ..Settings::default() });
+        let [server, client, idle] = ["server", "client", "idle"].map(|name| world.host(name));
+        server.run_on_start(|server| {
+            let listener = server.listen("server:7").unwrap();
+            let serving = serve::Server::new(server.clone(), listener);
+            let echo = echo::Server::default();
+            server.run(serving.serve(move |_, now| echo.machine(now)));
+        });
+        server.set_faults(Faults { accept_order: 500, ..Faults::harmless(seed) });
+        server.stop_for(Duration::from_millis(50));
+        for _ in 0..9 {
+            let runtime = client.clone();
+            client.run(async move {
+                let Ok(socket) = runtime.connect("server:7").await else { return };
+                let acts = vec![Act::Send("hello".into()), Act::Finish, Act::ReceiveAll];
+                act(runtime, socket, acts).await;
+            });
+        }
+        Swarm::new(&world, &[&server, &client, &idle], &Disturbance::ALL)
+            .disturb(Duration::from_secs(30))
+            .unwrap();
+    }
+
+    #[test]
+    fn a_value_that_repeats_is_a_limit() {
+        let text = "client/0 Server: short_read * = 9\nclient/0 Server: short_read 4 = 9";
+        let decisions: Decisions = text.parse().unwrap();
+        let meanings: Vec<_> = decisions.iter().map(|one| meaning(&one)).collect();
+        assert_eq!(meanings, ["each read returns at most 9 bytes", "its 5th read returns 9 bytes"]);
+    }
+}
