@@ -239,6 +239,7 @@ impl Dir {
             test.env_remove(format!("WIRESTATE_{variable}"));
         }
         test.env("WIRESTATE_SEEDS", seeds).env("WIRESTATE_SHRINK_SECONDS", shrink_for);
+        test.env("WIRESTATE_TIMELINE", self.0.join("pages"));
         let output = test.env(PLANTED, "1").current_dir(&self.0).output().unwrap();
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
@@ -277,6 +278,9 @@ fn each_byte_is_echoed_21() {
 "#;
     assert!(message.contains(printed), "{message}");
     assert!(message.contains(" s; saved in "), "{message}");
+    let page = dir.0.join("pages/each_byte_is_echoed-seed-21.html");
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("a byte is lost, of Read(1)"), "the page of the smallest world");
     let text = fs::read_to_string(&saved).unwrap();
     let lines = "\n[each_byte_is_echoed seed 21]\nclient/0 Client: skip_act 1\n";
     assert!(text.contains(lines) && text.ends_with(": short_write 0\n"), "{text}");

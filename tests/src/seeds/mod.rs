@@ -22,7 +22,7 @@ use self::saved::Case;
 use crate::sim::{
     Decisions,
     case::{self, Mode},
-    timeline::FOLDER,
+    timeline::{self, FOLDER},
 };
 
 /// Calls `test` with each seed from 0 to `default` − 1.
@@ -187,7 +187,10 @@ impl Place {
         if env::var_os(FOLDER).is_some_and(|folder| !folder.is_empty()) {
             // The page is of the smallest world, and no longer of the one that failed first.
             let decisions = Arc::new(smallest.decisions.clone());
-            let _ = case::run(Mode::Replay(decisions), None, test);
+            let (place, message) = smallest.failure.text();
+            timeline::with_failure(format!("{message} ({place})"), || {
+                let _ = case::run(Mode::Replay(decisions), None, test);
+            });
         }
         let (runs, time) = (smallest.runs, smallest.time.as_secs_f64());
         let found = if smallest.is_minimal { "" } else { ", when the time was over" };

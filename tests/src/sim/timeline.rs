@@ -1,6 +1,7 @@
 //! A trace as a timeline, for a page that shows it.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     env,
     fs::{self, File},
@@ -110,6 +111,9 @@ impl Network {
         let mut timeline = self.trace.timeline(test);
         timeline.add_fact("seed", seed.to_string());
         timeline.add_fact("ended at", self.now.to_string());
+        if let Some(failure) = FAILURE.with_borrow(Clone::clone) {
+            timeline.add_fact("failure", failure);
+        }
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let name = test.replace(|c| !is_plain(c), "-");
         fs::create_dir_all(folder)?;
@@ -117,6 +121,18 @@ impl Network {
         timeline.write_html(io::BufWriter::new(File::create(&path)?))?;
         Ok(path)
     }
+}
+
+thread_local! {
+    /// How the world that runs will fail, if it is known.
+    static FAILURE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Calls `run`, which fails in a known way, so that the page of its world has the failure.
+pub(crate) fn with_failure(failure: String, run: impl FnOnce()) {
+    FAILURE.set(Some(failure));
+    run();
+    FAILURE.set(None);
 }
 
 pub(crate) const FOLDER: &str = "WIRESTATE_TIMELINE";
