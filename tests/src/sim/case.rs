@@ -55,9 +55,7 @@ impl Progress {
     /// # Panics
     /// If it is beyond the limit.
     pub(super) fn step(&self) {
-        // The worlds of a case run on one thread.
-        let steps = self.steps.load(Relaxed) + 1;
-        self.steps.store(steps, Relaxed);
+        let steps = self.steps.fetch_add(1, Relaxed) + 1;
         let is_over = |limit: Limit| steps > limit.steps || Instant::now() >= limit.until;
         assert!(!self.limit.is_some_and(is_over), "the world has run for too long");
     }

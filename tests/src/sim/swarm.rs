@@ -139,7 +139,8 @@ impl Swarm {
     /// Runs the world for `duration` by its clock. Meanwhile, each kind begins or ends about every
     /// two seconds.
     ///
-    /// After [`World::heal`], use another swarm: this one would end disturbances that have ended.
+    /// After [`World::heal`] has ended the disturbances, use another swarm: this one would end them
+    /// a second time.
     ///
     /// # Errors
     /// If a task spins or was not woken.

@@ -68,7 +68,7 @@ pub(crate) struct Decision {
 pub(crate) enum Number {
     /// Each one, or each second, and so on, unless it is listed by its number.
     Each(NonZeroU64),
-    /// The one that so many precede.
+    /// The one with this number, counted from 0.
     Nth(u64),
 }
 

@@ -169,8 +169,8 @@ impl World {
     }
 }
 
-/// What a task has done with its sockets: the first event, or the first that is no fault. An accept
-/// that was refused is no event of a socket.
+/// What a task has done with its sockets: the first event that is not a fault, or else the first
+/// fault. An accept that was refused is no event of a socket.
 fn did(traced: &[Entry]) -> Option<String> {
     let mut events =
         traced.iter().filter(|entry| entry.place.connection().is_some()).map(|entry| &entry.event);
