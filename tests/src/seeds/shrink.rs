@@ -40,7 +40,8 @@ pub(super) struct Smallest {
 /// 2. Scripted peers, and then acts, are left out.
 /// 3. Many decisions of one kind become a single one: each read returns 100 bytes.
 /// 4. Groups of decisions are dropped, ever smaller ones, and what peers send is shortened.
-/// 5. Numbers and times become small and round, and pairs of decisions one.
+/// 5. A decision that repeats becomes one of the first three.
+/// 6. Numbers and times become small and round, and pairs of decisions one.
 ///
 /// It repeats that until nothing changes, but runs no world twice. A run that takes far more steps
 /// than the failing one waits for a fault that does not strike, and is ended.
@@ -252,9 +253,9 @@ impl Shrinking<'_> {
         );
     }
 
-    /// Replaces all decisions of a stream on one name by a single one that repeats about as often.
-    /// It has the least effect, the median or the largest of their values. If there are few
-    /// decisions, only acts that are left out are united.
+    /// Replaces all decisions of a stream on one name by a single one: for each call if the name is
+    /// in [`LASTING`], otherwise about as often. It has the least effect, the median or the largest
+    /// of their values. If there are few decisions, only acts that are left out are united.
     fn unite(&mut self) {
         let groups = |this: &Self| -> Vec<Vec<Decision>> {
             let is_long = this.best.iter().filter(|one| !is_of_act(one)).count() > FEW;
@@ -270,7 +271,8 @@ impl Shrinking<'_> {
             |this| groups(this).len(),
             |this, range| {
                 let groups = &groups(this)[range];
-                let rest = this.only(|one| !groups.iter().any(|group| group.contains(one)));
+                let keys: BTreeSet<_> = groups.iter().map(|group| key(&group[0])).collect();
+                let rest = this.only(|one| !keys.contains(&key(one)));
                 (0..=2).any(|value| {
                     let united = groups.iter().map(|group| repeated(group, value));
                     this.tries(rest.iter().chain(united).collect())
@@ -284,6 +286,9 @@ impl Shrinking<'_> {
         let repeats = |one: &Decision| matches!(one.number, Number::Each(_)) && !is_of_act(one);
         for one in self.best.iter().filter(repeats).collect::<Vec<_>>() {
             let rest = self.only(|other| *other != one);
+            if rest.len() == self.best.len() {
+                continue; // the best world no longer has it
+            }
             (0..3).any(|number| {
                 let narrow = Decision { number: Number::Nth(number), ..one.clone() };
                 self.tries(rest.iter().chain(once(narrow)).collect())
@@ -367,6 +372,9 @@ impl Shrinking<'_> {
             },
         );
         for decision in valued(self) {
+            if !self.best.iter().any(|one| one == decision) {
+                continue; // the best world no longer has it
+            }
             for choice in simpler(decision.choice) {
                 let reduced = Decision { choice, ..decision.clone() };
                 if self.is_over() || self.tries(self.with([reduced])) {
@@ -399,6 +407,10 @@ fn earlier(number: Number) -> Option<Number> {
         Number::Each(_) => None,
         Number::Nth(number) => number.checked_sub(1).map(Number::Nth),
     }
+}
+
+fn key(decision: &Decision) -> (&str, &str) {
+    (&decision.stream, &decision.name)
 }
 
 /// A decision that stands for all of `group`, which are of one stream and name. `value` chooses
@@ -469,12 +481,16 @@ const MAX_KEPT_GROUPS: usize = 8;
 /// A run may take so many steps, even if the failing one has ended early.
 const MIN_STEPS: u64 = 1000;
 /// What may happen each time: no call and no segment waits for ever then.
-const LASTING: [&str; 12] = [
+///
+/// It is a list because trying each period for each name takes too long: a call that blocks each
+/// time never returns, and such a run lasts until its limit.
+const LASTING: [&str; 14] = [
     SKIP_ACT,
     "accept_order",
     "alarms_first",
     "jitter",
     "latency",
+    "latency_doubles",
     "no_splice",
     "segment_latency",
     "send_buffer_grows",
@@ -482,6 +498,7 @@ const LASTING: [&str; 12] = [
     "short_write",
     "spurious_wake",
     "task",
+    "usual_latency",
 ];
 
 #[cfg(test)]
