@@ -174,6 +174,14 @@ impl Place {
             Ok(smallest) => smallest,
             Err(reason) => return eprintln!("nothing to shrink: {reason}"),
         };
+        let (runs, time) = (smallest.runs, smallest.time.as_secs_f64());
+        if !smallest.is_minimal && smallest.decisions.len() > MANY {
+            return eprintln!(
+                "not saved: the smallest world that fails alike, of {runs} in {time:.1} s, has {} \
+                 decisions; WIRESTATE_SHRINK_SECONDS=60 looks for longer",
+                smallest.decisions.len()
+            );
+        }
         let name = self.test.clone().unwrap_or_else(|| "fails".to_owned());
         let case = Case { test: name, seed, decisions: smallest.decisions.clone() };
         let file = self.source.as_deref().map(saved::file).filter(|_| self.test.is_some());
@@ -192,7 +200,6 @@ impl Place {
                 let _ = case::run(Mode::Replay(decisions), None, test);
             });
         }
-        let (runs, time) = (smallest.runs, smallest.time.as_secs_f64());
         let found = if smallest.is_minimal { "" } else { ", when the time was over" };
         let source = self.source.as_ref().and_then(|source| fs::read_to_string(source).ok());
         let place = (self.location.line() as usize, self.location.column() as usize);
@@ -272,6 +279,8 @@ fn count(seeds: u64, worlds: u64, began: Instant, outcome: &str) {
     }
 }
 
+/// The most decisions of a world that is saved although the time was over.
+const MANY: usize = 200;
 /// The longest time for which a failure is made smaller.
 const SHRINK_FOR: Duration = Duration::from_secs(10);
 

@@ -122,6 +122,11 @@ pub(super) fn progress() -> Option<Arc<Progress>> {
     CASES.with_borrow(|cases| cases.last().map(|case| case.progress.clone()))
 }
 
+/// How many worlds the case that runs on this thread has created so far.
+pub(super) fn worlds() -> usize {
+    CASES.with_borrow(|cases| cases.last().map_or(0, |case| case.worlds.len()))
+}
+
 /// Adds a world to the case that runs on this thread, if any.
 pub(super) fn add(world: WeakWorld) {
     CASES.with_borrow_mut(|cases| cases.last_mut().map(|case| case.worlds.push(world)));

@@ -29,6 +29,8 @@ use super::{
 pub(super) struct Network {
     pub(super) settings: Settings,
     pub(super) seed: u64,
+    /// How many worlds the test has created before with this seed.
+    pub(super) number: usize,
     /// Only if the world is recorded or replayed.
     streams: Option<Streams>,
     pub(super) now: Instant,
@@ -135,6 +137,7 @@ impl Network {
         Self {
             settings,
             seed,
+            number: case::worlds(),
             streams: case::streams(),
             now: Instant::EPOCH + START,
             events: BTreeMap::new(),

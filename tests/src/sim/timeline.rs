@@ -117,7 +117,11 @@ impl Network {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let name = test.replace(|c| !is_plain(c), "-");
         fs::create_dir_all(folder)?;
-        let path = folder.join(format!("{name}-seed-{seed}.html"));
+        let world = match self.number {
+            0 => String::new(),
+            number => format!("-world-{number}"),
+        };
+        let path = folder.join(format!("{name}-seed-{seed}{world}.html"));
         timeline.write_html(io::BufWriter::new(File::create(&path)?))?;
         Ok(path)
     }

@@ -298,11 +298,11 @@ fn only_a_step_that_sends_has_sent_bytes() {
     let (bytes, _) = session(&factory(), Instant::EPOCH, b"", &acts);
     let recording = Recording::read(&bytes).unwrap();
     let (mut relay, mut sent) = (factory().relay(Instant::EPOCH), Vec::new());
-    let replay = proxy::replay_observed(&mut relay, &recording, |step, observed| {
+    let result = proxy::replay_observed(&mut relay, &recording, |step, observed| {
         let is_sent = matches!(step.what, What::Sent { .. });
         sent.push((is_sent, observed.sent.to_vec()));
     });
-    assert_eq!(replay.difference, None);
+    assert_eq!(result.difference, None);
     let (mut sent, other): (Vec<_>, Vec<_>) = sent.into_iter().partition(|(is_sent, _)| *is_sent);
     assert_eq!(sent.pop(), Some((true, vec![2; 3])));
     assert!(other.iter().all(|(_, bytes)| bytes.is_empty()), "{other:?}");

@@ -43,14 +43,16 @@ fn serve(world: &World, starts: &Starts, config: Config) -> [Host; 2] {
     hosts
 }
 
-/// Sends 300 messages on each connection, twenty a second.
+/// Sends 300 messages on each connection, twenty a second. After a partition of 16 s, the next
+/// retransmission may come after more than 30 s.
 async fn serve_sources(host: Host) {
     host.sleep(seconds(1)).await;
     let mut listener = host.listen("upstream:1234").unwrap();
     loop {
         let Ok((socket, _)) = poll_fn(|cx| listener.poll_accept(cx)).await else { continue };
         let clock = host.clock();
-        let source = MessageSource::new(source(20, 300), clock.now()).unwrap();
+        let config = source(20, 300).with_write_timeout(seconds(600));
+        let source = MessageSource::new(config, clock.now()).unwrap();
         Drive::new(Checked::new(source, 64 * 1024), socket, clock).await;
     }
 }
