@@ -51,7 +51,8 @@ use crate::sim::{
 /// `ok` or the seed that has failed.
 ///
 /// A saved world has the name of the test with its modules, which is the name of the thread. After
-/// each seed, the unfinished tasks of the worlds that `test` has created on this thread are dropped.
+/// each seed, the unfinished tasks of the worlds that `test` has created on this thread are
+/// dropped.
 ///
 /// ```
 /// wirestate_testkit::for_each_seed(8, |seed| {

@@ -320,8 +320,8 @@ impl Hasher for Digest {
     }
 }
 
-/// The hash of a trace, by words of 64 bits: a trace has many small numbers, for which 64-bit FNV-1a
-/// takes eight times as long.
+/// The hash of a trace, by words of 64 bits: a trace has many small numbers, for which FNV-1a of 64
+/// bits takes eight times as long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct WordHash(u64);
 
