@@ -200,6 +200,21 @@ proptest! {
     }
 }
 
+/// While output is pending, a message becomes due without a deadline.
+#[test]
+fn a_timeout_before_its_deadline_counts_no_message_as_due() {
+    let schedule =
+        Schedule { rate: NonZeroU64::new(500).unwrap(), connections: NonZeroUsize::MIN, index: 0 };
+    let config = LoadConfig::default()
+        .with_messages(Shared::from(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]))
+        .with_rounds(1)
+        .with_schedule(Some(schedule));
+    let load = Load::new(config, Pool::new(16, 1), NOW, |_| {}).unwrap();
+    let ops = [Op::Advance(Duration::from_millis(2)), Op::SpuriousTimeout];
+    let transcript = script::play(&mut Checked::new(load, 2), &ops);
+    assert_eq!(transcript.label, None);
+}
+
 #[test]
 fn the_echo_of_16_bytes_does_not_depend_on_the_cut() {
     let transcript = script::split_invariant_exhaustive(

@@ -478,6 +478,9 @@ impl<F: FnMut(Duration)> Load<F> {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
         self.update_due(now);
         let queued = self.interest().write == Outbound::Flush;
         if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
