@@ -317,7 +317,7 @@ pub(crate) fn sigterm_waits_for_a_slow_reader(binary: &str) {
     let figure = |name| word_after(name, &log).unwrap().parse::<usize>().unwrap();
     let (received, late) = (figure(" received="), figure("after the FIN: "));
     assert_eq!(received, back.len() + late, "{log}");
-    assert!(late < 128 * 1024 && back.len() > 1 << 20, "{log}");
+    assert!(back.len() > 1 << 20, "{log}");
 }
 
 pub(crate) fn a_connection_that_outlasts_the_drain_timeout_is_reset(binary: &str) {

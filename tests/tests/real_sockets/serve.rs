@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
         unix::net::{UnixDatagram, UnixStream},
@@ -146,7 +146,10 @@ pub(crate) fn a_server_that_is_removed_and_added_again_has_its_connections(binar
             eventually("the old address is closed", || !is_listening(&old_address));
         }
         process.load(&both, "listening on ");
-        converse(&mut process.connect("a"), "x", "1x");
+        let mut ends = process.connect("a");
+        converse(&mut ends, "x", "1x");
+        ends.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(ends.read(&mut [0]).unwrap(), 0, "a FIN");
         converse(&mut open, "x", "1x");
     }
     process.server.signal(Signal::TERM);

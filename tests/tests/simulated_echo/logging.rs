@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
     span::{Attributes, Id, Record},
-    subscriber::with_default,
+    subscriber::{Interest, set_global_default, with_default},
 };
 use wirestate_testkit::sim::{Act, Host};
 
@@ -19,13 +20,13 @@ use crate::scene::{Scene, peer, seconds};
 /// The fields of all log lines down to a level.
 #[derive(Clone)]
 struct Log {
-    level: Level,
+    level: LevelFilter,
     lines: Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>,
 }
 
 impl Log {
-    fn new(level: Level) -> Self {
-        Self { level, lines: Arc::default() }
+    fn new(level: impl Into<LevelFilter>) -> Self {
+        Self { level: level.into(), lines: Arc::default() }
     }
 
     /// How many lines log that a connection ended by `reason`, and the sum of their field
@@ -41,7 +42,19 @@ impl Log {
     }
 }
 
+/// A subscriber of all threads, which logs nothing.
+///
+/// Without it, a callsite that another test reaches while a [`Log`] is made may be off for good.
+pub(crate) fn keep_callsites_open() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| set_global_default(Log::new(LevelFilter::OFF)).unwrap());
+}
+
 impl Subscriber for Log {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= self.level
     }

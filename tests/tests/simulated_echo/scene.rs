@@ -38,6 +38,7 @@ impl Scene {
     }
 
     pub(crate) fn with(world: World, config: Config, handle: ServerHandle) -> Self {
+        crate::logging::keep_callsites_open();
         let limit = config.buffer_size();
         let echo = Server::new(config).unwrap();
         Self::serving(world, handle, move |now| Checked::new(echo.machine(now), limit))
