@@ -301,6 +301,14 @@ pub(crate) fn stall(server: &Server) -> (TcpStream, Vec<u8>) {
 }
 
 pub(crate) fn sigterm_waits_for_a_slow_reader(binary: &str) {
+    // The server does not wait for a segment that the kernel drops because a full receive buffer
+    // has no room for it. It is retransmitted after 200 ms or more (RFC 6298, section 2.4).
+    let late: Vec<usize> = (0..3).map_while(|_| late_input_of_a_slow_reader(binary)).collect();
+    assert!(late.len() < 3, "bytes after the FIN, each time: {late:?}");
+}
+
+/// How much input comes after the FIN, if it is much.
+fn late_input_of_a_slow_reader(binary: &str) -> Option<usize> {
     let server = Server::start(binary, &["-v"]);
     let (mut pending, sent) = stall(&server);
     assert!(sent.len() > 4 << 20, "megabytes are in flight, most of them unread");
@@ -312,12 +320,13 @@ pub(crate) fn sigterm_waits_for_a_slow_reader(binary: &str) {
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("drained=1 aborted=0"), "{log}");
-    // The server echoes what it has received before its FIN. TCP may retransmit the rest after it.
+    // The server echoes what it has received before its FIN.
     assert!(sent.starts_with(&back), "every byte, in order");
+    assert!(back.len() > 1 << 20, "{log}");
     let figure = |name| word_after(name, &log).unwrap().parse::<usize>().unwrap();
     let (received, late) = (figure(" received="), figure("after the FIN: "));
     assert_eq!(received, back.len() + late, "{log}");
-    assert!(back.len() > 1 << 20, "{log}");
+    (late >= 128 * 1024).then_some(late)
 }
 
 pub(crate) fn a_connection_that_outlasts_the_drain_timeout_is_reset(binary: &str) {
