@@ -1,6 +1,6 @@
 //! A recorded session as a script of the testkit.
 
-use alloc::{collections::VecDeque, string::String, vec, vec::Vec};
+use alloc::{collections::VecDeque, format, string::String, vec, vec::Vec};
 use core::{
     fmt,
     task::{Context, Waker},
@@ -13,7 +13,7 @@ use super::{Digest, Recording, ShrinkError, Step, What, replay::panic_of};
 use crate::{
     ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Reason, Status,
     machine::MAX_SLICES,
-    proxy::{Relay, RelayCall, RelaySide, Side},
+    proxy::{DialError, ProxyReason, Relay, RelayCall, RelaySide, Side},
 };
 
 /// An operation of a script. It means the same as the `Op` of the testkit with the same name.
@@ -30,6 +30,80 @@ pub(super) enum Op {
     Timeout,
     SpuriousTimeout,
     ShutDown,
+    /// A call of a relay.
+    Call(Call),
+}
+
+/// What happens to a relay, and not to one of its sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Connected {
+        has_another: bool,
+    },
+    Refused(Refusal),
+    /// After so many bytes to the side of the op.
+    InjectReset {
+        after: u64,
+    },
+}
+
+/// Why a client is refused, as far as a recording tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NoUpstream,
+    ConnectTimeout,
+    Loop,
+}
+
+impl Refusal {
+    const ALL: [Self; 3] = [Self::NoUpstream, Self::ConnectTimeout, Self::Loop];
+
+    fn of(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|refusal| refusal.reason().label() == label)
+    }
+
+    fn reason(self) -> ProxyReason {
+        match self {
+            Self::NoUpstream => ProxyReason::NoUpstream(DialError::new(None)),
+            Self::ConnectTimeout => {
+                ProxyReason::NoUpstream(DialError::new(Some(Duration::from_secs(10))))
+            }
+            Self::Loop => ProxyReason::Loop { upstream: "localhost:80".into() },
+        }
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::NoUpstream => "NoUpstream(proxy::DialError::new(None))",
+            Self::ConnectTimeout => {
+                "NoUpstream(proxy::DialError::new(Some(Duration::from_secs(10))))"
+            }
+            Self::Loop => "Loop { upstream: \"localhost:80\".into() }",
+        }
+    }
+}
+
+impl Call {
+    /// The name of its `RelayOp`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Connected { .. } => "Connected",
+            Self::Refused(_) => "Refused",
+            Self::InjectReset { .. } => "InjectReset",
+        }
+    }
+
+    /// Its `RelayOp`.
+    pub(super) fn source(self, side: usize) -> String {
+        let name = self.name();
+        match self {
+            Self::Connected { has_another } => format!("{name} {{ has_another: {has_another} }}"),
+            Self::Refused(refusal) => format!("{name}(proxy::ProxyReason::{})", refusal.source()),
+            Self::InjectReset { after } => {
+                format!("{name} {{ to: proxy::Side::{:?}, after: {after} }}", Side::BOTH[side])
+            }
+        }
+    }
 }
 
 impl fmt::Display for Op {
@@ -59,6 +133,7 @@ impl fmt::Display for Op {
             Self::Timeout => f.write_str("Op::Timeout"),
             Self::SpuriousTimeout => f.write_str("Op::SpuriousTimeout"),
             Self::ShutDown => f.write_str("Op::ShutDown"),
+            Self::Call(call) => f.write_str(&call.source(0)),
         }
     }
 }
@@ -86,6 +161,10 @@ pub(super) trait Subject {
     fn expire(&mut self, now: Instant, unacknowledged: [usize; 2]);
 
     fn shut_down(&mut self, now: Instant);
+
+    /// Makes `call`, which concerns `side`, if the relay allows it. Returns whether the relay has a
+    /// new upstream.
+    fn call(&mut self, side: usize, call: Call, now: Instant) -> bool;
 
     /// Whether it has ended, and the label of its reason.
     fn end(&self) -> (bool, Option<String>);
@@ -122,6 +201,10 @@ impl<M: Machine> Subject for Single<M> {
         self.0.handle(now, Event::ShutDown);
     }
 
+    fn call(&mut self, _: usize, _: Call, _: Instant) -> bool {
+        false // only a relay has calls
+    }
+
     fn end(&self) -> (bool, Option<String>) {
         (self.0.interest().is_done(), self.0.reason().map(|reason| reason.label().into()))
     }
@@ -152,6 +235,21 @@ impl Subject for Relay {
         Relay::shut_down(self, now);
     }
 
+    fn call(&mut self, side: usize, call: Call, now: Instant) -> bool {
+        match call {
+            Call::Connected { has_another } if self.is_dialling() => {
+                self.handle_connected(now, has_another);
+                return true;
+            }
+            Call::Refused(refusal) if self.is_dialling() => self.refuse(refusal.reason(), now),
+            Call::InjectReset { after } if self.is_connected() => {
+                self.inject_reset(Side::BOTH[side], after, now);
+            }
+            Call::Connected { .. } | Call::Refused(_) | Call::InjectReset { .. } => {}
+        }
+        false
+    }
+
     fn end(&self) -> (bool, Option<String>) {
         (self.is_done(), self.reason().map(|reason| reason.label().into()))
     }
@@ -165,14 +263,13 @@ pub(super) struct Translation {
     now: Instant,
     /// What the player counts, for each side.
     unacknowledged: [usize; 2],
-    /// Whether a relay has its upstream. `None`: it is not a relay.
-    is_connected: Option<bool>,
+    is_relay: bool,
 }
 
 impl Translation {
     pub(super) fn new<S: Subject>(recording: &Recording<'_>) -> Self {
-        let is_connected = (S::SIDES > 1).then_some(false);
-        Self { now: recording.header().started_at, unacknowledged: [0; 2], is_connected }
+        let is_relay = S::SIDES > 1;
+        Self { now: recording.header().started_at, unacknowledged: [0; 2], is_relay }
     }
 
     /// Appends the ops of the next step.
@@ -185,9 +282,6 @@ impl Translation {
         ops: &mut Vec<SideOp>,
     ) -> Result<(), ShrinkError> {
         let side = step.side;
-        if self.is_connected == Some(false) {
-            return self.add_before_connected(step);
-        }
         if step.at > self.now {
             ops.push((side, Op::Advance(step.at.since(self.now))));
             self.now = step.at;
@@ -213,7 +307,7 @@ impl Translation {
             What::Event(Event::Read(_) | Event::Written(_) | Event::Finished | Event::Release) => {
                 return Err(ShrinkError::NotReproduced);
             }
-            What::Note(_) if self.is_connected.is_none() => return Err(ShrinkError::Call),
+            What::Note(_) if !self.is_relay => return Err(ShrinkError::Call),
             What::Note(note) => return self.add_call(call_of(note)?, ops),
         };
         ops.push((side, op));
@@ -227,35 +321,6 @@ impl Translation {
         }
     }
 
-    /// In a script, a relay has its upstream from the start.
-    fn add_before_connected(&mut self, step: &Step<'_>) -> Result<(), ShrinkError> {
-        let call = match step.what {
-            What::Start => return Ok(()),
-            What::Note(note) => Some(call_of(note)?),
-            What::Received { .. }
-            | What::Sent { .. }
-            | What::Finished { .. }
-            | What::Event(_)
-            | What::Shared => None,
-        };
-        match call {
-            Some(RelayCall::Header(_) | RelayCall::Fault { .. }) => {}
-            Some(RelayCall::Connected { .. }) => {
-                self.is_connected = Some(true);
-                self.now = step.at;
-            }
-            Some(RelayCall::Refuse { .. }) => {
-                return Err(ShrinkError::Relay("no upstream was connected"));
-            }
-            _ => {
-                return Err(ShrinkError::Relay(
-                    "something happened before an upstream was connected",
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// Appends the ops of a call of a relay.
     fn add_call(&mut self, call: RelayCall<'_>, ops: &mut Vec<SideOp>) -> Result<(), ShrinkError> {
         match call {
@@ -265,14 +330,21 @@ impl Translation {
                 ops.push((0, Op::SpuriousTimeout));
             }
             RelayCall::ShutDown => ops.push((0, Op::ShutDown)),
-            // It has changed what passes between the relay and the sockets, not the relay.
-            RelayCall::Fault { .. } => {}
-            RelayCall::Header(_) | RelayCall::Connected { .. } | RelayCall::Refuse { .. } => {
-                return Err(ShrinkError::Relay("there was more than one upstream"));
+            RelayCall::Connected { has_another } => {
+                self.unacknowledged[Side::Upstream as usize] = 0;
+                ops.push((0, Op::Call(Call::Connected { has_another })));
             }
-            RelayCall::InjectReset { .. } => {
-                return Err(ShrinkError::Relay("a plan of faults has reset it"));
+            RelayCall::Refuse { label, .. } => {
+                let refusal = Refusal::of(label);
+                let unknown = ShrinkError::Relay("the reason of a refusal is not known");
+                ops.push((0, Op::Call(Call::Refused(refusal.ok_or(unknown)?))));
             }
+            RelayCall::InjectReset { to, after } => {
+                ops.push((to as usize, Op::Call(Call::InjectReset { after })));
+            }
+            // The header is set before the script. A fault has changed what passes between the
+            // relay and the sockets, not the relay.
+            RelayCall::Header(_) | RelayCall::Fault { .. } => {}
         }
         Ok(())
     }
@@ -323,7 +395,14 @@ impl Facts {
                 side.digest = digest;
             }
             What::Finished { is_reset } => side.ending = Some(is_reset),
-            What::Start | What::Event(_) | What::Shared | What::Note(_) => {}
+            What::Note(note) => {
+                if let Some(RelayCall::Connected { .. }) = RelayCall::decode(note)
+                    && let Some(upstream) = self.sides.get_mut(Side::Upstream as usize)
+                {
+                    upstream.ending = None;
+                }
+            }
+            What::Start | What::Event(_) | What::Shared => {}
         }
     }
 }
@@ -370,6 +449,11 @@ impl<S: Subject> Player<S> {
                     Op::Timeout => self.time_out(),
                     Op::SpuriousTimeout => self.expire(),
                     Op::ShutDown => self.subject.shut_down(self.now),
+                    Op::Call(call) => {
+                        if self.subject.call(*side, *call, self.now) {
+                            self.peers[Side::Upstream as usize].reconnect();
+                        }
+                    }
                     Op::Receive(_)
                     | Op::Eof
                     | Op::Error(..)
@@ -441,6 +525,14 @@ struct Peer {
     ending: Option<bool>,
 }
 
+impl Peer {
+    /// There is another connection. What was read and sent before still counts.
+    fn reconnect(&mut self) {
+        self.arrived.clear();
+        (self.write_error, self.ending, self.unacknowledged) = (None, None, 0);
+    }
+}
+
 enum Arrived {
     Bytes(Bytes),
     /// `None`: the end of the input.
@@ -492,8 +584,8 @@ impl<M: Machine> SidePlayer<'_, M> {
                 }
             },
             Op::Advance(time) => *self.now += *time,
-            // They are played to all sides.
-            Op::Timeout | Op::SpuriousTimeout | Op::ShutDown => {}
+            // They are not played to one side.
+            Op::Timeout | Op::SpuriousTimeout | Op::ShutDown | Op::Call(_) => {}
         }
     }
 

@@ -9,11 +9,11 @@ use bytes::Bytes;
 
 use super::{
     Difference, DifferenceKind, Ended, Recording, Replay, Stop, What,
-    script::{self, Facts, Op, SideOp, Single, Subject, Translation},
-    shrunk_test::{Shows, ShrunkTest, Upstream},
+    script::{self, Call, Facts, Op, SideOp, Single, Subject, Translation},
+    shrunk_test::{Shows, ShrunkTest},
 };
 use crate::{
-    Instant, Machine, Outbound,
+    Machine, Outbound,
     proxy::{Relay, RelayCall},
 };
 
@@ -27,8 +27,7 @@ pub enum ShrinkError {
     /// It is of a relay, so [`shrink_relay`] makes its test.
     #[error("the session is of a relay, which has two sides, and not of one machine")]
     OfRelay,
-    /// It is of a relay that had no upstream or several, to which something happened before one was
-    /// connected, or that a plan of faults has reset; or a call of the relay cannot be read.
+    /// A call of the relay cannot be read, or has a reason that is not known.
     #[error("there is no test of this session of a proxy: {0}")]
     Relay(&'static str),
     /// A method beyond the contract was called.
@@ -97,26 +96,19 @@ pub fn shrink_relay(
     replay: Replay,
     make: impl Fn() -> Relay,
 ) -> Result<ShrunkTest, ShrinkError> {
-    let mut upstream = Upstream { header: Vec::new(), has_another: false };
-    for step in recording.steps() {
-        let What::Note(note) = step.what else { continue };
-        match RelayCall::decode(note) {
-            Some(RelayCall::Header(header)) => upstream.header = header.to_vec(),
-            Some(RelayCall::Connected { has_another }) => {
-                upstream.has_another = has_another;
-                break;
-            }
-            _ => {}
-        }
-    }
-    let connected = || {
+    let header = recording.steps().find_map(|step| {
+        let What::Note(note) = step.what else { return None };
+        let Some(RelayCall::Header(header)) = RelayCall::decode(note) else { return None };
+        Some(header.to_vec())
+    });
+    let header = header.unwrap_or_default();
+    let with_header = || {
         let mut subject = make();
-        subject.send_proxy_header(upstream.header.clone());
-        subject.handle_connected(Instant::EPOCH, upstream.has_another);
+        subject.send_proxy_header(header.clone());
         subject
     };
-    let test = shrink_subject(recording, replay, connected)?;
-    Ok(ShrunkTest { upstream: Some(upstream), ..test })
+    let test = shrink_subject(recording, replay, with_header)?;
+    Ok(ShrunkTest { header: Some(header), ..test })
 }
 
 fn shrink_subject<S: Subject>(
@@ -156,7 +148,7 @@ fn shrink_subject<S: Subject>(
         has_improved: false,
     };
     shrinking.shrink(&mut ops);
-    Ok(ShrunkTest { ops, shows, upstream: None })
+    Ok(ShrunkTest { ops, shows, header: None })
 }
 
 /// Why there is nothing to show although the replay is the same.
@@ -217,7 +209,7 @@ fn test_of_difference<S: Subject>(
             }
             let recorded = (!panics_here).then_some(recorded);
             let shows = Shows::Difference { recorded, actual, outputs: player.outputs() };
-            return Ok(ShrunkTest { ops, shows, upstream: None });
+            return Ok(ShrunkTest { ops, shows, header: None });
         }
         Err(ShrinkError::NotReproduced)
     })
@@ -367,7 +359,8 @@ fn input(op: &Op) -> &[u8] {
         | Op::Advance(_)
         | Op::Timeout
         | Op::SpuriousTimeout
-        | Op::ShutDown => &[],
+        | Op::ShutDown
+        | Op::Call(_) => &[],
     }
 }
 
@@ -376,6 +369,9 @@ fn simpler(op: &Op) -> Vec<Op> {
     match op {
         Op::SpuriousTimeout => alloc::vec![Op::Timeout],
         Op::Accept(n) if *n != usize::MAX => alloc::vec![Op::Accept(usize::MAX)],
+        Op::Call(Call::Connected { has_another: true }) => {
+            alloc::vec![Op::Call(Call::Connected { has_another: false })]
+        }
         Op::Unacknowledged(n) if *n != 1 => alloc::vec![Op::Unacknowledged(1)],
         Op::Advance(time) if time.subsec_nanos() > 0 => {
             let seconds = core::time::Duration::from_secs(time.as_secs() + 1);
@@ -389,7 +385,8 @@ fn simpler(op: &Op) -> Vec<Op> {
         | Op::Finished
         | Op::Advance(_)
         | Op::Timeout
-        | Op::ShutDown => Vec::new(),
+        | Op::ShutDown
+        | Op::Call(_) => Vec::new(),
     }
 }
 

@@ -7,23 +7,15 @@ use alloc::{
 };
 use core::fmt::Write as _;
 
-use super::script::{Facts, Op, SideFacts, SideOp};
+use super::script::{Call, Facts, Op, Refusal, SideFacts, SideOp};
 
 /// A test that shows the end of a recorded session, or where its replay differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShrunkTest {
     pub(super) ops: Vec<SideOp>,
     pub(super) shows: Shows,
-    /// Of the test of a relay.
-    pub(super) upstream: Option<Upstream>,
-}
-
-/// The upstream of a relay, which it has from the start of the script.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Upstream {
-    /// The PROXY header that is sent to it, or nothing.
-    pub(super) header: Vec<u8>,
-    pub(super) has_another: bool,
+    /// Of the test of a relay: the PROXY header for its upstream, or nothing.
+    pub(super) header: Option<Vec<u8>>,
 }
 
 /// What the test shows.
@@ -58,38 +50,35 @@ impl ShrunkTest {
         if statements.contains("Digest::") {
             core.push("record::Digest");
         }
-        let is_played_to = |side| self.ops.iter().any(|(of, _)| *of == side);
-        let sides = match (is_played_to(0), is_played_to(1)) {
-            _ if self.upstream.is_none() => "",
-            (true, true) => "proxy::Side::{Client, Upstream}",
-            (true, false) => "proxy::Side::Client",
-            (false, true) => "proxy::Side::Upstream",
-            (false, false) => "",
-        };
         // As rustfmt does: types first.
         core.sort_by_key(|item| (item.starts_with(char::is_lowercase), *item));
-        let mut testkit = alloc::vec!["self", "Op"];
-        if statements.contains("Ending::") {
-            testkit.insert(1, "Ending");
-        }
         let mut source = String::new();
-        if has(|op| matches!(op, Op::Advance(_))) {
+        let has_time = |op: &Op| {
+            matches!(op, Op::Advance(_) | Op::Call(Call::Refused(Refusal::ConnectTimeout)))
+        };
+        if has(has_time) {
             source.push_str("use std::time::Duration;\n\n");
         }
-        let imports = match sides {
-            "" => core.join(", "),
-            sides => {
-                let (after, before) = core.into_iter().partition::<Vec<_>, _>(|item| {
-                    item.starts_with(char::is_lowercase) && *item > sides
-                });
-                let lines = [before.join(", "), sides.to_string(), after.join(", ")];
-                let lines = lines.iter().filter(|line| !line.is_empty());
-                let lines = lines.map(|line| format!("\n    {line},"));
-                lines.collect::<String>() + "\n"
+        let _ = writeln!(source, "use wirestate_core::{{{}}};", core.join(", "));
+        let mut testkit = alloc::vec!["self"];
+        if statements.contains("Ending::") {
+            testkit.push("Ending");
+        }
+        if self.header.is_none() || has(|op| !matches!(op, Op::Call(_))) {
+            testkit.push("Op");
+        }
+        let mut relay_ops: Vec<_> = self.ops.iter().map(relay_op).collect();
+        relay_ops.sort_unstable();
+        relay_ops.dedup();
+        let testkit = testkit.join(", ");
+        let testkit = match (&self.header, &relay_ops[..]) {
+            (None, _) | (_, []) => format!("{{{testkit}}}"),
+            (_, [one]) => format!("{{{testkit}, RelayOp::{one}}}"),
+            (_, several) => {
+                format!("{{\n    {testkit},\n    RelayOp::{{{}}},\n}}", several.join(", "))
             }
         };
-        let _ = writeln!(source, "use wirestate_core::{{{imports}}};");
-        let _ = writeln!(source, "use wirestate_testkit::script::{{{}}};\n", testkit.join(", "));
+        let _ = writeln!(source, "use wirestate_testkit::script::{testkit};\n");
         let (attribute, name) = match &self.shows {
             Shows::Panic(_) => ("", "a_session_does_not_panic".to_string()),
             Shows::End { label, .. } => ("", format!("a_session_ends_with_{label}")),
@@ -100,12 +89,9 @@ impl ShrunkTest {
         };
         let _ = writeln!(source, "#[test]\n{attribute}fn {name}() {{");
         let _ = writeln!(source, "    let mut {} = {machine};", self.variable());
-        if let Some(Upstream { header, has_another }) = &self.upstream {
-            if !header.is_empty() {
-                let header = header.escape_ascii();
-                let _ = writeln!(source, "    relay.send_proxy_header(b\"{header}\".to_vec());");
-            }
-            let _ = writeln!(source, "    relay.handle_connected(Instant::EPOCH, {has_another});");
+        if let Some(header) = self.header.as_ref().filter(|header| !header.is_empty()) {
+            let header = header.escape_ascii();
+            let _ = writeln!(source, "    relay.send_proxy_header(b\"{header}\".to_vec());");
         }
         source.push_str(&self.ops());
         source.push_str(&statements);
@@ -114,18 +100,19 @@ impl ShrunkTest {
     }
 
     fn variable(&self) -> &'static str {
-        if self.upstream.is_some() { "relay" } else { "machine" }
+        if self.header.is_some() { "relay" } else { "machine" }
     }
 
     /// The statement that lists the ops.
     fn ops(&self) -> String {
-        let ops = self.ops.iter().map(|(side, op)| match &self.upstream {
-            None => op.to_string(),
-            Some(_) => format!("({}, {op})", ["Client", "Upstream"][*side]),
+        let ops = self.ops.iter().map(|side_op| match (&self.header, side_op) {
+            (None, (_, op)) => op.to_string(),
+            (Some(_), (side, Op::Call(call))) => call.source(*side),
+            (Some(_), (_, op)) => format!("{}({op})", relay_op(side_op)),
         });
         let ops: Vec<_> = ops.collect();
         match format!("    let ops = [{}];\n", ops.join(", ")) {
-            _ if ops.is_empty() && self.upstream.is_some() => "    let ops = [];\n".to_string(),
+            _ if ops.is_empty() && self.header.is_some() => "    let ops = [];\n".to_string(),
             _ if ops.is_empty() => "    let ops: [Op; 0] = [];\n".to_string(),
             line if line.len() <= MAX_COLUMNS => line,
             _ => format!("    let ops = [\n        {},\n    ];\n", ops.join(",\n        ")),
@@ -134,12 +121,12 @@ impl ShrunkTest {
 
     /// The names of the transcripts.
     fn transcripts(&self) -> &'static [&'static str] {
-        if self.upstream.is_some() { &["client", "upstream"] } else { &["transcript"] }
+        if self.header.is_some() { &["client", "upstream"] } else { &["transcript"] }
     }
 
     /// The statements of the test after its ops.
     fn statements(&self) -> String {
-        let function = if self.upstream.is_some() { "play_relay" } else { "play" };
+        let function = if self.header.is_some() { "play_relay" } else { "play" };
         let play = format!("script::{function}(&mut {}, &ops);\n", self.variable());
         let names = self.transcripts();
         let bound = match names {
@@ -187,6 +174,23 @@ impl ShrunkTest {
                 text
             }
         }
+    }
+}
+
+/// The name of the `RelayOp` of an op.
+fn relay_op((side, op): &SideOp) -> &'static str {
+    match op {
+        Op::Call(call) => call.name(),
+        Op::Receive(_)
+        | Op::Eof
+        | Op::Error(..)
+        | Op::Accept(_)
+        | Op::Unacknowledged(_)
+        | Op::Finished
+        | Op::Advance(_)
+        | Op::Timeout
+        | Op::SpuriousTimeout
+        | Op::ShutDown => ["Client", "Upstream"][*side],
     }
 }
 

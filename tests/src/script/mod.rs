@@ -52,7 +52,7 @@ pub use self::{
         byte_by_byte, cut_invariant, cuts, every_cut, every_cut_in_two, pieces, split_invariant,
         split_invariant_exhaustive, whole,
     },
-    relay::play_relay,
+    relay::{RelayOp, play_relay},
     strategy::{CONNECTION_ERRORS, garbage, ops, ops_of, truncated},
 };
 

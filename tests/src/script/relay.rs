@@ -4,54 +4,83 @@ use std::mem;
 
 use wirestate_core::{
     Reason,
-    proxy::{Relay, RelaySide, Side},
+    proxy::{ProxyReason, Relay, RelaySide, Side},
 };
 
 use super::{MAX_OBSERVATIONS, Op, Peer, Player, Transcript};
 
-/// Plays `ops` to the sides of `relay`. They have one clock, which starts at `Instant::EPOCH`.
-/// Returns the transcripts of the client's side and of the upstream's, both with the reason of the
-/// relay.
+/// An operation of a script for a relay.
 ///
 /// A deadline and a shutdown concern both sides: play them to either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayOp {
+    /// An op of the client's side.
+    Client(Op),
+    /// An op of the upstream's side.
+    Upstream(Op),
+    /// An upstream is connected ([`Relay::handle_connected`]): the first one, or another one after
+    /// a replaceable upstream was lost. Bytes that have arrived from the lost one are lost, too.
+    Connected {
+        /// Whether there is another one to try if this one is lost.
+        has_another: bool,
+    },
+    /// The client is refused ([`Relay::refuse`]), if the relay has no upstream.
+    Refused(ProxyReason),
+    /// A plan of faults resets both sides ([`Relay::inject_reset`]), if an upstream was connected.
+    InjectReset {
+        /// The side whose bytes the plan counts.
+        to: Side,
+        /// How many of them were sent.
+        after: u64,
+    },
+}
+
+/// Plays `ops` to `relay`, which begins without an upstream. Its sides have one clock, which starts
+/// at `Instant::EPOCH`. Returns the transcripts of the client's side and of the upstream's, both
+/// with the reason of the relay. If it has had several upstreams, the transcript has the bytes of
+/// all, and the ending of the last one.
 ///
 /// ```
-/// use wirestate_core::{Instant, proxy::{RelayFactory, Side::{Client, Upstream}}};
-/// use wirestate_testkit::script::{self, Ending, Op};
+/// use wirestate_core::{Instant, proxy::RelayFactory};
+/// use wirestate_testkit::script::{
+///     self, Ending, Op,
+///     RelayOp::{Client, Connected, Upstream},
+/// };
 ///
 /// let mut relay = RelayFactory::default().relay(Instant::EPOCH);
-/// relay.handle_connected(Instant::EPOCH, false);
 /// let ops = [
-///     (Client, Op::Receive(b"a request".to_vec())),
-///     (Client, Op::Eof),
-///     (Upstream, Op::Accept(usize::MAX)),
-///     (Upstream, Op::Finished),
-///     (Upstream, Op::Receive(b"a reply".to_vec())),
-///     (Client, Op::Accept(2)),
+///     Client(Op::Receive(b"a request".to_vec())),
+///     Client(Op::Eof),
+///     Connected { has_another: false },
+///     Upstream(Op::Accept(usize::MAX)),
+///     Upstream(Op::Finished),
+///     Upstream(Op::Receive(b"a reply".to_vec())),
+///     Client(Op::Accept(2)),
 /// ];
 /// let [client, upstream] = script::play_relay(&mut relay, &ops);
 /// assert_eq!((&*upstream.output, upstream.ending), (&b"a request"[..], Some(Ending::Fin)));
 /// assert_eq!((&*client.output, client.ending, client.done), (&b"a "[..], None, false));
 /// ```
 #[track_caller]
-pub fn play_relay(relay: &mut Relay, ops: &[(Side, Op)]) -> [Transcript; 2] {
+pub fn play_relay(relay: &mut Relay, ops: &[RelayOp]) -> [Transcript; 2] {
     let mut peers = [Peer::default(), Peer::default()];
-    for (side, op) in ops {
+    for op in ops {
+        let now = peers[0].now;
         match op {
-            Op::Timeout => time_out(relay, &mut peers),
-            Op::SpuriousTimeout => expire(relay, &peers),
-            Op::ShutDown => relay.shut_down(peers[*side as usize].now),
-            Op::Receive(_)
-            | Op::Eof
-            | Op::Error(..)
-            | Op::Accept(_)
-            | Op::Buffer(_)
-            | Op::Unacknowledged(_)
-            | Op::Finished
-            | Op::Advance(_)
-            | Op::Release => with(relay, &mut peers, *side, |player| player.play(op)),
+            RelayOp::Client(op) => play(relay, &mut peers, Side::Client, op),
+            RelayOp::Upstream(op) => play(relay, &mut peers, Side::Upstream, op),
+            RelayOp::Connected { has_another } if relay.is_dialling() => {
+                relay.handle_connected(now, *has_another);
+                let upstream = &mut peers[Side::Upstream as usize];
+                let transcript = Transcript { ending: None, ..mem::take(&mut upstream.transcript) };
+                *upstream = Peer { now, transcript, ..Peer::default() };
+            }
+            RelayOp::Refused(reason) if relay.is_dialling() => relay.refuse(reason.clone(), now),
+            RelayOp::InjectReset { to, after } if relay.is_connected() => {
+                relay.inject_reset(*to, *after, now);
+            }
+            RelayOp::Connected { .. } | RelayOp::Refused(_) | RelayOp::InjectReset { .. } => {}
         }
-        peers[side.other() as usize].now = peers[*side as usize].now;
         for side in Side::BOTH {
             with(relay, &mut peers, side, |player| player.read());
         }
@@ -63,6 +92,26 @@ pub fn play_relay(relay: &mut Relay, ops: &[(Side, Op)]) -> [Transcript; 2] {
         label: reason.as_ref().map(Reason::label),
         ..peer.transcript
     })
+}
+
+/// Plays an op to one side, or to both if it concerns them.
+#[track_caller]
+fn play(relay: &mut Relay, peers: &mut [Peer; 2], side: Side, op: &Op) {
+    match op {
+        Op::Timeout => time_out(relay, peers),
+        Op::SpuriousTimeout => expire(relay, peers),
+        Op::ShutDown => relay.shut_down(peers[side as usize].now),
+        Op::Receive(_)
+        | Op::Eof
+        | Op::Error(..)
+        | Op::Accept(_)
+        | Op::Buffer(_)
+        | Op::Unacknowledged(_)
+        | Op::Finished
+        | Op::Advance(_)
+        | Op::Release => with(relay, peers, side, |player| player.play(op)),
+    }
+    peers[side.other() as usize].now = peers[side as usize].now;
 }
 
 /// Calls `f` with the player of one side.

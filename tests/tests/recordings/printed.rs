@@ -6,33 +6,29 @@ use std::{
 };
 
 use wirestate_core::{
-    ConnectionError, Direction, Instant, Machine,
-    proxy::{Relay, Side},
+    ConnectionError, Direction, Machine,
+    proxy::{DialError, ProxyReason, Relay, Side},
     record::Digest,
 };
-use wirestate_testkit::script::{self, CONNECTION_ERRORS, Op, Transcript};
+use wirestate_testkit::script::{self, CONNECTION_ERRORS, Op, RelayOp, Transcript};
 
 /// Whether the test with this `source` passes for `machine`.
 pub(crate) fn passes(source: &str, mut machine: impl Machine) -> bool {
     let play = "script::play(&mut machine, &ops);\n";
-    let result = holds(source, play, |ops| {
-        let ops: Vec<_> = ops.into_iter().map(|(_, op)| op).collect();
-        vec![("transcript", script::play(&mut machine, &ops))]
-    });
+    let result =
+        holds(source, play, |mut ops| vec![("transcript", script::play(&mut machine, &ops.ops()))]);
     // After a panic, even its drop may panic.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(machine)));
     result
 }
 
-/// Whether the test with this `source` passes for `relay`, which has no upstream yet.
+/// Whether the test with this `source` passes for `relay`.
 pub(crate) fn passes_with_relay(source: &str, mut relay: Relay) -> bool {
     if let Some((_, header)) = source.split_once("relay.send_proxy_header") {
         relay.send_proxy_header(Parser(header).bytes());
     }
-    let (_, connected) = source.split_once("relay.handle_connected(Instant::EPOCH, ").unwrap();
-    relay.handle_connected(Instant::EPOCH, connected.starts_with("true"));
-    holds(source, "script::play_relay(&mut relay, &ops);\n", |ops| {
-        let [client, upstream] = script::play_relay(&mut relay, &ops);
+    holds(source, "script::play_relay(&mut relay, &ops);\n", |mut ops| {
+        let [client, upstream] = script::play_relay(&mut relay, &ops.relay_ops());
         vec![("client", client), ("upstream", upstream)]
     })
 }
@@ -41,13 +37,13 @@ pub(crate) fn passes_with_relay(source: &str, mut relay: Relay) -> bool {
 fn holds(
     source: &str,
     play: &str,
-    run: impl FnOnce(Vec<(Side, Op)>) -> Vec<(&'static str, Transcript)>,
+    run: impl FnOnce(Parser<'_>) -> Vec<(&'static str, Transcript)>,
 ) -> bool {
     let (before, after) = source.split_once("    let ops").unwrap();
-    let (ops, after) = after.split_once(play).unwrap();
-    let ops = Parser(ops).ops();
+    let (ops, after) = after.split_once(";\n").unwrap();
+    let (_, after) = after.split_once(play).unwrap();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let transcripts = run(ops);
+        let transcripts = run(Parser(ops));
         after.split(";\n").all(|statement| is_true(statement, &transcripts))
     }));
     let passes = result.ok() == Some(true);
@@ -93,31 +89,82 @@ fn is_true(statement: &str, transcripts: &[(&str, Transcript)]) -> bool {
 struct Parser<'a>(&'a str);
 
 impl<'a> Parser<'a> {
-    /// The ops with their sides: the client's if the test has no sides.
-    fn ops(&mut self) -> Vec<(Side, Op)> {
+    fn ops(&mut self) -> Vec<Op> {
         let mut ops = Vec::new();
         // The type of an empty list is not followed by anything that ends a name.
-        while let Some((before, rest)) = self.0.split_once("Op::") {
-            let is_upstream = before.ends_with("(Upstream, ");
-            let side = if is_upstream { Side::Upstream } else { Side::Client };
+        while let Some((_, rest)) = self.0.split_once("Op::") {
             self.0 = rest;
-            let name = self.word();
-            let op = match name {
-                "Receive" => Op::Receive(self.bytes()),
-                "Eof" => Op::Eof,
-                "Error" => Op::Error(self.direction(), self.error()),
-                "Accept" => Op::Accept(self.number()),
-                "Unacknowledged" => Op::Unacknowledged(self.number()),
-                "Finished" => Op::Finished,
-                "Advance" => Op::Advance(self.duration()),
-                "Timeout" => Op::Timeout,
-                "SpuriousTimeout" => Op::SpuriousTimeout,
-                "ShutDown" => Op::ShutDown,
-                name => panic!("an unknown op: {name}"),
-            };
-            ops.push((side, op));
+            ops.push(self.op());
         }
         ops
+    }
+
+    fn relay_ops(&mut self) -> Vec<RelayOp> {
+        let mut ops = Vec::new();
+        while self.0.contains(['(', '{']) {
+            ops.push(match self.word() {
+                "Client" => RelayOp::Client(self.side_op()),
+                "Upstream" => RelayOp::Upstream(self.side_op()),
+                "Connected" => {
+                    assert_eq!(self.word(), "has_another");
+                    RelayOp::Connected { has_another: self.word() == "true" }
+                }
+                "Refused" => {
+                    assert_eq!((self.word(), self.word()), ("proxy", "ProxyReason"));
+                    RelayOp::Refused(self.refusal())
+                }
+                "InjectReset" => {
+                    let words = [(); 4].map(|()| self.word());
+                    let side = Side::BOTH.into_iter().find(|side| format!("{side:?}") == words[3]);
+                    assert_eq!(self.word(), "after");
+                    RelayOp::InjectReset { to: side.unwrap(), after: self.number() as u64 }
+                }
+                name => panic!("an unknown op: {name}"),
+            });
+        }
+        ops
+    }
+
+    /// The reason why a client is refused.
+    fn refusal(&mut self) -> ProxyReason {
+        match self.word() {
+            "NoUpstream" => {
+                let words = [(); 4].map(|()| self.word());
+                assert_eq!(words[..3], ["proxy", "DialError", "new"]);
+                let timeout = (words[3] == "Some").then(|| self.duration());
+                ProxyReason::NoUpstream(DialError::new(timeout))
+            }
+            "Loop" => {
+                assert_eq!(self.word(), "upstream");
+                let (_, rest) = self.0.split_once(": \"").unwrap();
+                let (upstream, rest) = rest.split_once("\".into() }").unwrap();
+                self.0 = rest;
+                ProxyReason::Loop { upstream: upstream.into() }
+            }
+            name => panic!("an unknown reason: {name}"),
+        }
+    }
+
+    fn side_op(&mut self) -> Op {
+        assert_eq!(self.word(), "Op");
+        self.op()
+    }
+
+    /// What follows `Op::`.
+    fn op(&mut self) -> Op {
+        match self.word() {
+            "Receive" => Op::Receive(self.bytes()),
+            "Eof" => Op::Eof,
+            "Error" => Op::Error(self.direction(), self.error()),
+            "Accept" => Op::Accept(self.number()),
+            "Unacknowledged" => Op::Unacknowledged(self.number()),
+            "Finished" => Op::Finished,
+            "Advance" => Op::Advance(self.duration()),
+            "Timeout" => Op::Timeout,
+            "SpuriousTimeout" => Op::SpuriousTimeout,
+            "ShutDown" => Op::ShutDown,
+            name => panic!("an unknown op: {name}"),
+        }
     }
 
     /// The next word; skips what precedes it.
@@ -195,7 +242,7 @@ impl<'a> Parser<'a> {
                 byte => bytes.push(byte),
             }
         }
-        self.0 = &self.0[self.0.len() - rest.len()..];
+        self.0 = self.0[self.0.len() - rest.len()..].strip_prefix(".to_vec()").unwrap();
         bytes
     }
 }

@@ -166,6 +166,20 @@ impl Relay {
         }
     }
 
+    /// Whether there is no upstream and the client is not refused: before
+    /// [`handle_connected`](Self::handle_connected), and after a replaceable upstream was lost.
+    pub fn is_dialling(&self) -> bool {
+        matches!(self.state, State::Dialling { .. })
+    }
+
+    /// Whether an upstream was connected and the relay has not ended.
+    pub fn is_connected(&self) -> bool {
+        match self.state {
+            State::Replaceable | State::Relaying | State::Draining { .. } => !self.is_done(),
+            State::Dialling { .. } | State::Refused { .. } => false,
+        }
+    }
+
     /// The number of bytes of the header that are pending for the current upstream.
     #[cfg(feature = "std")]
     pub(super) fn unsent_header(&self) -> usize {

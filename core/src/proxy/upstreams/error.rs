@@ -25,6 +25,14 @@ pub struct FailedAttempt {
     pub error: String,
 }
 
+impl DialError {
+    /// An error without an attempt: there was no upstream to try. `timeout`:
+    /// [`timeout`](Self::timeout).
+    pub fn new(timeout: Option<Duration>) -> Self {
+        Self { attempts: [].into(), timeout }
+    }
+}
+
 impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no upstream reachable")?;
