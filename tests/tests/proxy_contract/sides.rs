@@ -350,6 +350,19 @@ fn a_byte_on_either_side_restarts_the_idle_timeout() {
     assert!(reason.starts_with("no byte moved for 10m; unsent bytes: 0 to the client"), "{reason}");
 }
 
+/// The upstream accepts not even the header.
+#[test]
+fn bytes_behind_a_pending_header_do_not_restart_the_idle_timeout() {
+    for wait in [0, 75, 300] {
+        let mut pair = Pair::with_header(8, &[]);
+        pair.play(Side::Upstream, Act::Wait(wait));
+        pair.play(Side::Client, Act::Receive(1));
+        pair.play(Side::Upstream, Act::Wait(600 - wait));
+        pair.play_out();
+        assert_eq!(pair.label(), Some("idle_timeout"), "{wait}");
+    }
+}
+
 #[test]
 fn a_drain_ends_by_a_fin_on_each_side_when_no_byte_moves() {
     let mut pair = play(&[

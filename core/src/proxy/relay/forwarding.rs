@@ -83,10 +83,10 @@ impl Relay {
 
     /// Records that `n` bytes were received from `side` and queued.
     pub(super) fn handle_received(&mut self, side: Side, now: Instant, n: usize) {
-        let buffered = &self.buffered[side];
-        if buffered.len() == n {
+        if self.queued(side.other()) == n {
             self.progress[side.other()].queued(now);
         }
+        let buffered = &self.buffered[side];
         let capacity = self.pool.size();
         let is_bulk = &mut self.is_bulk[side];
         *is_bulk = if *is_bulk {

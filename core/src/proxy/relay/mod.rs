@@ -147,6 +147,9 @@ impl Relay {
     pub fn handle_connected(&mut self, now: Instant, has_another: bool) {
         self.recorded(now, RelayCall::Connected { has_another }, |relay| {
             relay.restart_idle_timeout(now);
+            if !relay.header.unsent().is_empty() {
+                relay.progress.upstream.queued(now);
+            }
             if matches!(relay.state, State::Dialling { .. }) {
                 relay.state = if has_another { State::Replaceable } else { State::Relaying };
             }
