@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "this is how a test fails, also outside of its function")]
 
 mod exhaustive;
+mod model;
 mod pair;
 mod sides;

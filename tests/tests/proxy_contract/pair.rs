@@ -14,6 +14,8 @@ use wirestate_testkit::{
     script::Ending,
 };
 
+use crate::model::Model;
+
 /// An event on one side of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -39,7 +41,7 @@ pub(crate) enum Act {
     Pipe(u8),
 }
 
-/// A peer: the bytes, FINs and errors from it and to it.
+/// A peer: the bytes from it and to it.
 #[derive(Debug)]
 pub(crate) struct Peer {
     /// `None` if there is no connection.
@@ -53,10 +55,6 @@ pub(crate) struct Peer {
     pub(crate) output: Vec<u8>,
     /// The FIN or RST that the relay has sent to it.
     pub(crate) ending: Option<Ending>,
-    /// Whether the relay has received its FIN.
-    pub(crate) fin: bool,
-    /// Whether the relay has received an error.
-    pub(crate) lost: bool,
     /// The size of the pipe for its bytes; 0: no pipe.
     pipe: usize,
     /// The bytes that were received from it and are in the pipe.
@@ -83,8 +81,6 @@ impl Peer {
             input: Vec::new(),
             output: Vec::new(),
             ending: None,
-            fin: false,
-            lost: false,
             pipe: 0,
             in_pipe: Vec::new(),
             piped: 0,
@@ -107,6 +103,7 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) relay: Relay,
+    model: Model,
     capacity: usize,
     peers: [Peer; 2],
     /// The upstreams that were replaced.
@@ -115,7 +112,6 @@ pub(crate) struct Pair {
     others: &'static [Next],
     header: &'static [u8],
     now: Instant,
-    pub(crate) is_shut_down: bool,
 }
 
 impl Pair {
@@ -134,12 +130,13 @@ impl Pair {
             .with_idle_buffers(0)
             .with_linger(Linger { bytes: 65_536, ..Linger::default() });
         let now = Instant::EPOCH;
+        let model = Model::new(config.clone(), header.len(), !others.is_empty());
         let mut relay = RelayFactory::new(config).unwrap().relay(now);
         relay.send_proxy_header(header.to_vec());
         relay.handle_connected(now, !others.is_empty());
         let peers = [Peer::new(0, capacity), Peer::new(128, capacity)];
         let replaced = Vec::new();
-        Self { relay, capacity, peers, replaced, others, header, now, is_shut_down: false }
+        Self { relay, model, capacity, peers, replaced, others, header, now }
     }
 
     /// Gives each side a pipe of this many bytes.
@@ -154,7 +151,7 @@ impl Pair {
         &self.peers[side as usize]
     }
 
-    /// Calls `f` with the machine of one side, whose contract is checked.
+    /// Calls `f` with the machine of one side, and checks the contract and the model.
     fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn SideDriver, &mut Peer, Instant)) {
         let [client, upstream] = &mut self.peers;
         let (peer, other) = match side {
@@ -162,13 +159,16 @@ impl Pair {
             Side::Upstream => (upstream, client),
         };
         let Some(history) = peer.history.take() else { return };
-        let side = Piped { side: self.relay.side(side), in_pipe: &mut other.in_pipe };
+        let in_pipe = &mut other.in_pipe;
+        let side =
+            Piped { side: self.relay.side(side), name: side, in_pipe, model: &mut self.model };
         let mut machine = Checked::resume(side, history);
         f(&mut machine, peer, self.now);
         peer.history = Some(machine.history());
         if self.relay.upstream_lost().is_some() {
             self.replace();
         }
+        self.check();
     }
 
     /// Replaces an upstream that was lost before it got a byte of the client. Uses the next one
@@ -185,12 +185,17 @@ impl Pair {
         while let Some((next, others)) = self.others.split_first() {
             self.others = others;
             match next {
-                Next::Accepts => return self.relay.handle_connected(self.now, !others.is_empty()),
+                Next::Accepts => {
+                    self.relay.handle_connected(self.now, !others.is_empty());
+                    return self.model.replace(!others.is_empty(), self.now);
+                }
                 Next::Refuses => {}
             }
         }
         let none = Upstreams::new([""; 0], Balance::RoundRobin, 1).select().into_error(None);
-        self.relay.refuse(ProxyReason::NoUpstream(none), self.now);
+        let reason = ProxyReason::NoUpstream(none);
+        self.relay.refuse(reason.clone(), self.now);
+        self.model.refuse(reason, self.now);
         self.peers[Side::Upstream as usize].history = None;
     }
 
@@ -228,7 +233,6 @@ impl Pair {
                 };
                 if is_open {
                     peer.write_error = Some(error);
-                    peer.lost = true;
                     machine.fail(now, Direction::Write, error);
                 }
             }),
@@ -257,17 +261,13 @@ impl Pair {
                 self.now += Duration::from_secs(seconds.into());
                 self.with(side, |machine, _, now| machine.expire(now));
             }
-            Act::ShutDown => {
-                self.is_shut_down = true;
-                self.with(side, |machine, _, now| machine.stop(now));
-            }
+            Act::ShutDown => self.with(side, |machine, _, now| machine.stop(now)),
             Act::Pipe(limit) => self.peers[side as usize].pipe = limit.into(),
         }
         for side in Side::BOTH {
             self.fill_pipe(side);
             self.with(side, |machine, peer, now| machine.read(now, peer));
         }
-        self.check();
     }
 
     /// Moves bytes that have arrived from a side into its pipe, as far as the relay allows.
@@ -285,6 +285,7 @@ impl Pair {
             peer.input.extend(&bytes);
             peer.piped += bytes.len();
             machine.handle_piped(self.now, bytes.len());
+            self.model.receive(side, self.now, bytes.len());
             peer.in_pipe = bytes;
         }
     }
@@ -303,40 +304,15 @@ impl Pair {
         }
     }
 
-    /// Asserts what holds at every step, for each direction.
-    fn check(&self) {
+    /// Asserts that the relay does what the model does, and sends the bytes that it has received.
+    fn check(&mut self) {
         for side in Side::BOTH {
-            let (from, to) = (self.peer(side), self.peer(side.other()));
-            let relayed = self.relayed(side.other());
             assert!(
-                from.input.starts_with(relayed),
+                self.peer(side).input.starts_with(self.relayed(side.other())),
                 "the bytes sent are not those received from the {side}"
             );
-            if to.ending == Some(Ending::Fin)
-                && !self.is_shut_down
-                && self.label() != Some("no_upstream")
-            {
-                let has_cause = self.relay.status().state == "lingering" || from.fin;
-                assert!(
-                    has_cause,
-                    "the {} was sent a FIN that the {side} has not sent",
-                    side.other()
-                );
-                assert_eq!(from.input, relayed, "the {} lacks bytes before a FIN", side.other());
-            }
         }
-        let [client, upstream] = &self.peers;
-        let unsent = |side: Side| self.peer(side.other()).input.len() - self.relayed(side).len();
-        let header = self.header.len().saturating_sub(upstream.output.len());
-        let undelivered = unsent(Side::Client) + unsent(Side::Upstream) + header;
-        let queued = self.relay.status().queued;
-        assert!(queued <= undelivered, "bytes that were sent are still queued");
-        let discards = client.lost
-            || upstream.lost
-            || matches!(self.relay.status().state, "closing" | "lingering")
-            || self.relay.is_done();
-        assert!(discards || queued == undelivered, "bytes were discarded without a cause");
-        assert_eq!(self.relay.is_done(), self.relay.reason().is_some());
+        self.model.check(&mut self.relay);
     }
 
     pub(crate) fn label(&self) -> Option<&'static str> {
@@ -345,10 +321,12 @@ impl Pair {
 }
 
 /// A side of a relay together with the pipe that it sends from. Its output is in the pipe or in
-/// memory.
+/// memory. The model gets the same events.
 struct Piped<'a> {
     side: RelaySide<'a>,
+    name: Side,
     in_pipe: &'a mut Vec<u8>,
+    model: &'a mut Model,
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -381,6 +359,7 @@ impl Machine for Piped<'_> {
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
+        self.model.handle(self.name, now, event);
         if let Event::Written(n) = event
             && self.side.in_pipe() > 0
         {
@@ -453,12 +432,8 @@ impl<M: Machine> SideDriver for Checked<M> {
                     }
                     self.handle(now, Event::Read(n));
                 }
-                (Arrived::Fin, None) => {
-                    peer.fin = true;
-                    self.handle(now, Event::Eof);
-                }
+                (Arrived::Fin, None) => self.handle(now, Event::Eof),
                 (Arrived::Fin, Some(error)) | (Arrived::Error(error), _) => {
-                    peer.lost = true;
                     self.handle(now, Event::Error(Direction::Read, error));
                 }
             }

@@ -128,10 +128,11 @@ impl Relay {
             return;
         }
         // After a failed write, the bytes that had arrived before the reset can still be read. Then
-        // the read reports the loss.
+        // the read reports the loss. If the other side is lost as well, they cannot be sent.
         let may_have_input = direction == Direction::Write
             && error == ConnectionError::Reset
-            && self.sides[side].read == ReadState::Open;
+            && self.sides[side].read == ReadState::Open
+            && self.sides[side.other()].write == WriteState::Open;
         if side == Side::Upstream && self.state == State::Replaceable && self.cause.is_none() {
             if may_have_input {
                 self.sides.upstream.write = WriteState::Closed;
