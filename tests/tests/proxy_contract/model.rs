@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use wirestate_core::{
-    ConnectionError, Direction, Event, Instant, Machine as _, Outbound,
+    ConnectionError, Direction, Event, Instant, Interest, Machine as _, Outbound,
     proxy::{Config, ProxyReason, Relay, Side},
 };
-use wirestate_testkit::script::Ending;
 
-/// The model of a relay that is connected to both of its sides.
+/// The model of a relay.
 #[derive(Debug)]
 pub(crate) struct Model {
     config: Config,
@@ -26,6 +25,7 @@ pub(crate) struct Model {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    Dialling,
     /// The upstream can be replaced.
     Replaceable,
     Relaying,
@@ -49,20 +49,33 @@ enum Input {
     Stopped,
 }
 
+/// What ends the output to a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A FIN, after the pending bytes.
+    Fin,
+    /// An RST, after the pending bytes.
+    Rst,
+    /// An RST that replaces the pending bytes.
+    RstAtOnce,
+}
+
 /// The connection to one side.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Connection {
     received: usize,
     sent: usize,
     input: Input,
+    /// The last read was large: the next one waits until nothing is pending.
+    is_bulk: bool,
     /// A read or a write has failed.
     has_failed: bool,
     /// What is pending for it is discarded.
     discards: bool,
-    /// What it must be sent, at the end.
-    due: Option<Ending>,
-    /// What it was sent.
-    ending: Option<Ending>,
+    /// How the output to it must end.
+    due: Option<End>,
+    /// How the output to it has ended.
+    ending: Option<End>,
     /// Why it ended.
     reason: Option<ProxyReason>,
 }
@@ -81,8 +94,8 @@ impl Connection {
     /// Whether nothing more is sent to it.
     fn is_closed(&self) -> bool {
         match self.ending {
-            Some(Ending::Rst) => true,
-            Some(Ending::Fin) => self.has_failed || self.due == Some(Ending::Fin),
+            Some(End::Rst | End::RstAtOnce) => true,
+            Some(End::Fin) => self.has_failed || self.due == Some(End::Fin),
             None => self.has_failed,
         }
     }
@@ -91,50 +104,53 @@ impl Connection {
         self.reads() || !self.is_closed()
     }
 
-    /// Resets it without the bytes that are pending for it.
     fn reset(&mut self) {
         if self.is_open() {
             self.stop_reading();
-            (self.has_failed, self.due) = (false, Some(Ending::Rst));
+            (self.has_failed, self.due) = (false, Some(End::RstAtOnce));
         }
         self.discards = true;
     }
 }
 
 impl Model {
-    /// A relay that has connected to an upstream, which is sent a header of `header` bytes.
-    pub(crate) fn new(config: Config, header: usize, has_another: bool) -> Self {
+    /// A relay that will send a header of `header` bytes to an upstream.
+    pub(crate) fn new(config: Config, header: usize) -> Self {
         Self {
             config,
             header,
             connections: Default::default(),
-            phase: if has_another { Phase::Replaceable } else { Phase::Relaying },
+            phase: Phase::Dialling,
             cause: None,
             moved: Instant::EPOCH,
             progressed: Instant::EPOCH,
         }
     }
 
-    /// A lost upstream was replaced.
-    pub(crate) fn replace(&mut self, has_another: bool, now: Instant) {
-        let due = (self.of(Side::Client).input == Input::Fin).then_some(Ending::Fin);
-        *self.of_mut(Side::Upstream) = Connection { due, ..Connection::default() };
+    pub(crate) fn is_dialling(&self) -> bool {
+        self.phase == Phase::Dialling && self.cause.is_none()
+    }
+
+    pub(crate) fn connect(&mut self, has_another: bool, now: Instant) {
+        self.upstream().reason = None;
         self.phase = if has_another { Phase::Replaceable } else { Phase::Relaying };
         (self.moved, self.progressed) = (now, now);
     }
 
-    /// A lost upstream cannot be replaced.
+    /// There will be no upstream.
     pub(crate) fn refuse(&mut self, reason: ProxyReason, now: Instant) {
-        *self.of_mut(Side::Upstream) = Connection {
+        *self.upstream() = Connection {
             input: Input::Fin,
             has_failed: true,
             discards: true,
             reason: Some(reason.clone()),
             ..Connection::default()
         };
-        self.of_mut(Side::Client).due = Some(Ending::Fin);
+        let client = self.of_mut(Side::Client);
+        (client.due, client.is_bulk) = (Some(End::Fin), false);
         self.phase = Phase::Refused { discarded: 0, until: now + self.config.linger.time };
         self.cause = Some(reason);
+        self.settle();
     }
 
     fn of(&self, side: Side) -> &Connection {
@@ -145,21 +161,27 @@ impl Model {
         &mut self.connections[side as usize]
     }
 
-    /// How many bytes of the other side are pending for `side`.
-    fn forwarding(&self, side: Side) -> usize {
-        let header = if side == Side::Upstream { self.header } else { 0 };
-        self.of(side.other()).received - self.of(side).sent.saturating_sub(header)
+    fn upstream(&mut self) -> &mut Connection {
+        self.of_mut(Side::Upstream)
     }
 
-    /// How many bytes are pending for `side`, with the header.
-    fn pending(&self, side: Side) -> usize {
+    /// How many bytes of the header are pending for `side`, and how many of the other side.
+    fn pending(&self, side: Side) -> (usize, usize) {
+        let (connection, other) = (self.of(side), self.of(side.other()));
         let header = if side == Side::Upstream { self.header } else { 0 };
-        let discards = self.of(side).discards || !self.of(side).is_open();
-        let unsent = self.forwarding(side) + header.saturating_sub(self.of(side).sent);
-        if discards { 0 } else { unsent }
+        if connection.discards || !connection.is_open() {
+            return (0, 0);
+        }
+        let of_other = connection.sent.saturating_sub(header);
+        (header.saturating_sub(connection.sent), other.received - of_other)
     }
 
-    /// The upstream has a byte of the client, or has sent a byte or a FIN.
+    fn queued(&self, side: Side) -> usize {
+        let (header, bytes) = self.pending(side);
+        header + bytes
+    }
+
+    /// The upstream was sent a byte of the client, or has sent a byte or a FIN.
     fn commit(&mut self) {
         if self.phase == Phase::Replaceable {
             self.phase = Phase::Relaying;
@@ -170,11 +192,12 @@ impl Model {
     }
 
     pub(crate) fn handle(&mut self, side: Side, now: Instant, event: Event) {
+        let is_open = self.of(side).is_open();
         match event {
             Event::Read(n) => self.receive(side, now, n),
             Event::Eof => {
                 self.of_mut(side).input = Input::Fin;
-                self.of_mut(side.other()).due.get_or_insert(Ending::Fin);
+                self.of_mut(side.other()).due.get_or_insert(End::Fin);
                 if side == Side::Upstream {
                     self.commit();
                 }
@@ -190,18 +213,23 @@ impl Model {
             Event::Finished => {
                 let connection = self.of_mut(side);
                 connection.ending = connection.due;
-                if connection.ending == Some(Ending::Rst) {
+                if connection.due != Some(End::Fin) {
                     connection.stop_reading();
                 }
             }
-            Event::Timeout { .. } if self.of(side).is_open() => self.expire(now),
-            Event::ShutDown if self.of(side).is_open() && self.cause.is_none() => {
-                if matches!(self.phase, Phase::Replaceable | Phase::Relaying) {
-                    self.phase = Phase::Draining { since: now };
-                }
-            }
+            Event::Timeout { .. } if is_open => self.expire(now),
+            Event::ShutDown if is_open && self.cause.is_none() => match self.phase {
+                Phase::Dialling => self.refuse(ProxyReason::ShutDown, now),
+                Phase::Replaceable | Phase::Relaying => self.phase = Phase::Draining { since: now },
+                Phase::Draining { .. } | Phase::Refused { .. } => {}
+            },
             Event::Timeout { .. } | Event::ShutDown | Event::Release => {}
         }
+        self.settle();
+    }
+
+    /// Gives each connection that has ended its reason.
+    fn settle(&mut self) {
         let cause = self.cause.as_ref().unwrap_or(&ProxyReason::Finished);
         for connection in &mut self.connections {
             if !connection.is_open() {
@@ -219,24 +247,39 @@ impl Model {
             return;
         }
         self.moved = now;
-        if self.pending(side.other()) == 0 {
+        if self.queued(side.other()) == 0 {
             self.progressed = now;
         }
         self.of_mut(side).received += n;
+        let capacity = self.config.buffer.get();
+        self.of_mut(side).is_bulk = if self.of(side).is_bulk {
+            n >= capacity.min(32 * 1024) / 4
+        } else {
+            self.pending(side.other()).1 == capacity
+        };
         if side == Side::Upstream {
             self.commit();
         }
     }
 
     fn fail(&mut self, side: Side, direction: Direction, error: ConnectionError) {
+        let unsent = self.queued(side);
+        if side == Side::Client && self.phase == Phase::Dialling {
+            self.upstream().has_failed = true;
+        }
         // After a reset was reported by a write, input that had arrived can still be read.
         let still_reads = direction == Direction::Write
             && error == ConnectionError::Reset
             && self.of(side).reads()
             && !self.of(side.other()).has_failed;
-        let unsent = self.pending(side);
         self.of_mut(side).has_failed = true;
         if side == Side::Upstream && self.phase == Phase::Replaceable && self.cause.is_none() {
+            if !still_reads {
+                let due = self.upstream().due;
+                let reason = Some(ProxyReason::Lost { side, direction, error, unsent: 0 });
+                *self.upstream() = Connection { due, reason, ..Connection::default() };
+                self.phase = Phase::Dialling;
+            }
             return;
         }
         self.cause.get_or_insert(ProxyReason::Lost { side, direction, error, unsent });
@@ -249,10 +292,23 @@ impl Model {
         if !still_reads {
             lost.stop_reading();
             if other.is_open() {
-                other.due = Some(Ending::Rst);
+                other.due = Some(End::Rst);
             }
         }
         other.stop_reading();
+    }
+
+    /// A plan of faults resets both sides, after `after` bytes to the side `to`.
+    pub(crate) fn inject_reset(&mut self, to: Side, after: u64) {
+        self.cause.get_or_insert(ProxyReason::InjectedReset { to, after });
+        self.of_mut(to.other()).reset();
+        let connection = self.of_mut(to);
+        connection.discards = true;
+        if connection.is_open() {
+            connection.stop_reading();
+            connection.due = connection.due.filter(|due| *due != End::Fin).or(Some(End::Rst));
+        }
+        self.settle();
     }
 
     /// When a [`Timeout`](Event::Timeout) has an effect.
@@ -261,7 +317,8 @@ impl Model {
         let idle = self.progressed + self.config.idle_timeout.unwrap_or(Duration::MAX);
         match self.phase {
             _ if !client.is_open() && !upstream.is_open() => None,
-            Phase::Refused { .. } if client.due == Some(Ending::Rst) => None,
+            Phase::Dialling => None,
+            Phase::Refused { .. } if client.due == Some(End::RstAtOnce) => None,
             Phase::Refused { until, .. } => Some(until),
             Phase::Draining { since } if self.is_quiet() => {
                 Some(idle.min(self.moved.max(since) + self.config.drain_quiet))
@@ -271,15 +328,15 @@ impl Model {
     }
 
     fn is_quiet(&self) -> bool {
-        self.cause.is_none() && Side::BOTH.iter().all(|side| self.pending(*side) == 0)
+        self.cause.is_none() && Side::BOTH.iter().all(|side| self.queued(*side) == 0)
     }
 
-    fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return;
         }
         let is_quiet = self.is_quiet();
-        let (to_client, to_upstream) = (self.pending(Side::Client), self.pending(Side::Upstream));
+        let (to_client, to_upstream) = (self.queued(Side::Client), self.queued(Side::Upstream));
         match self.phase {
             Phase::Refused { .. } => {
                 let client = self.of_mut(Side::Client);
@@ -292,10 +349,10 @@ impl Model {
                 self.cause = Some(ProxyReason::ShutDown);
                 for connection in &mut self.connections {
                     connection.stop_reading();
-                    connection.due.get_or_insert(Ending::Fin);
+                    connection.due.get_or_insert(End::Fin);
                 }
             }
-            Phase::Replaceable | Phase::Relaying | Phase::Draining { .. } => {
+            Phase::Dialling | Phase::Replaceable | Phase::Relaying | Phase::Draining { .. } => {
                 let limit = self.config.idle_timeout.unwrap_or_default();
                 let idle = ProxyReason::IdleTimeout { limit, to_client, to_upstream };
                 self.cause.get_or_insert(idle);
@@ -303,48 +360,54 @@ impl Model {
             }
         }
         (self.moved, self.progressed) = (now, now);
+        self.settle();
+    }
+
+    fn interest(&self, side: Side, other_in_pipe: usize) -> Interest {
+        if self.phase == Phase::Dialling && side == Side::Upstream {
+            return Interest::DONE;
+        }
+        let connection = self.of(side);
+        let capacity = self.config.buffer.get();
+        let has_room = match self.pending(side.other()).1 {
+            0 => true,
+            len => !connection.is_bulk && other_in_pipe == 0 && len <= capacity / 2,
+        };
+        let read = connection.reads() && has_room;
+        let write = match connection.due {
+            _ if connection.is_closed() && connection.reads() && !read => Outbound::Idle,
+            _ if connection.is_closed() => Outbound::Finished,
+            _ if self.queued(side) > 0 => Outbound::Flush,
+            None => Outbound::Idle,
+            Some(End::Fin) => Outbound::Finish,
+            Some(End::Rst | End::RstAtOnce) => Outbound::Reset,
+        };
+        Interest { read, write }
     }
 
     /// Asserts that the relay does what it must do.
     pub(crate) fn check(&self, relay: &mut Relay) {
         for side in Side::BOTH {
             let connection = self.of(side);
-            let interest = relay.interest(side);
-            let write = match connection.due {
-                _ if connection.is_closed() && connection.reads() && !interest.read => {
-                    Outbound::Idle
-                }
-                _ if connection.is_closed() => Outbound::Finished,
-                _ if self.pending(side) > 0 => Outbound::Flush,
-                None => Outbound::Idle,
-                Some(Ending::Fin) => Outbound::Finish,
-                Some(Ending::Rst) => Outbound::Reset,
-            };
-            assert_eq!(interest.write, write, "what the {side} must be sent: {self:?}");
-            assert!(connection.reads() || !interest.read, "the {side} is read: {self:?}");
-            let is_empty = self.forwarding(side.other()) == 0;
-            assert!(
-                !connection.reads() || !is_empty || interest.read,
-                "the {side} is not read, but nothing is pending: {self:?}"
-            );
+            let interest = self.interest(side, relay.side(side.other()).in_pipe());
+            assert_eq!(relay.interest(side), interest, "the {side}: {self:?}");
+            assert_eq!(relay.is_open(side), connection.is_open(), "the {side}: {self:?}");
             assert_eq!(relay.side(side).reason(), connection.reason, "the {side}: {self:?}");
-            let follows =
-                write == Outbound::Reset && connection.ending.is_none() && !connection.discards;
+            let follows = interest.write == Outbound::Reset
+                && (connection.due, connection.ending) == (Some(End::Rst), None);
             assert_eq!(relay.forwards_reset(side), follows, "the {side}'s RST: {self:?}");
+            let is_bulk = connection.is_bulk && interest.read;
+            let limit = if is_bulk { self.config.buffer.get() } else { 0 };
+            assert_eq!(relay.side(side).pipe_limit(), limit, "the {side}: {self:?}");
         }
         let [client, upstream] = &self.connections;
-        assert_eq!(
-            relay.status().queued,
-            self.pending(Side::Client) + self.pending(Side::Upstream),
-            "the bytes that are pending: {self:?}"
-        );
-        assert_eq!(
-            relay.half_closed_by_upstream(),
-            upstream.input == Input::Fin && client.reads(),
-            "{self:?}"
-        );
-        assert_eq!(relay.is_done(), !client.is_open() && !upstream.is_open(), "{self:?}");
-        assert_eq!(relay.reason().is_some(), relay.is_done());
+        let queued = self.queued(Side::Client) + self.queued(Side::Upstream);
+        assert_eq!(relay.status().queued, queued, "the bytes that are pending: {self:?}");
+        let is_half_closed = upstream.input == Input::Fin && client.reads();
+        assert_eq!(relay.half_closed_by_upstream(), is_half_closed, "{self:?}");
+        let reason = (!client.is_open() && !upstream.is_open())
+            .then(|| self.cause.clone().unwrap_or(ProxyReason::Finished));
+        assert_eq!(relay.reason(), reason, "{self:?}");
         match (relay.poll_timeout(), self.deadline()) {
             (None, None) => {}
             (Some(deadline), Some(latest)) if deadline <= latest => {}

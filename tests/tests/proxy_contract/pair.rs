@@ -31,12 +31,16 @@ pub(crate) enum Act {
     Accept(u8),
     /// A read would block.
     Release,
-    /// Time passes up to the deadline. This side gets the event.
+    /// Time passes up to the deadline of both sides.
     Timeout,
     /// This many seconds pass. This side gets the event.
     Wait(u16),
     /// A shutdown is requested. This side gets the event.
     ShutDown,
+    /// A plan of faults resets both sides, after this many bytes to this side.
+    Reset(u8),
+    /// The dialler tries the next upstreams, if there is none.
+    Dial,
     /// From now on, bulk bytes from this side go into a pipe of this many bytes; 0: no pipe.
     Pipe(u8),
 }
@@ -55,6 +59,8 @@ pub(crate) struct Peer {
     pub(crate) output: Vec<u8>,
     /// The FIN or RST that the relay has sent to it.
     pub(crate) ending: Option<Ending>,
+    /// A buffer was lent for a read, and no read would have blocked since.
+    holds_buffer: bool,
     /// The size of the pipe for its bytes; 0: no pipe.
     pipe: usize,
     /// The bytes that were received from it and are in the pipe.
@@ -81,6 +87,7 @@ impl Peer {
             input: Vec::new(),
             output: Vec::new(),
             ending: None,
+            holds_buffer: false,
             pipe: 0,
             in_pipe: Vec::new(),
             piped: 0,
@@ -90,7 +97,7 @@ impl Peer {
 }
 
 /// A PROXY header. No peer sends its bytes.
-const HEADER: &[u8] = &[0xfe; 3];
+pub(crate) const HEADER: &[u8] = &[0xfe; 3];
 
 /// The result of the attempt to connect to the next upstream.
 #[derive(Clone, Copy, Debug)]
@@ -99,17 +106,20 @@ pub(crate) enum Next {
     Refuses,
 }
 
-/// A relay that is connected to both of its peers.
+/// A relay and its two peers.
 #[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) relay: Relay,
+    relays: RelayFactory,
     model: Model,
     capacity: usize,
     peers: [Peer; 2],
     /// The upstreams that were replaced.
     pub(crate) replaced: Vec<Peer>,
-    /// The upstreams that can replace a lost one, in order.
+    /// The upstreams that can be tried, in order.
     others: &'static [Next],
+    /// Whether a lost upstream is replaced at once, without [`Act::Dial`].
+    dials_at_once: bool,
     header: &'static [u8],
     now: Instant,
 }
@@ -125,18 +135,31 @@ impl Pair {
     }
 
     fn with_others(capacity: usize, others: &'static [Next], header: &'static [u8]) -> Self {
+        let mut pair = Self::dialling(capacity, others, header);
+        pair.connect();
+        Self { dials_at_once: true, ..pair }
+    }
+
+    /// A pair without an upstream.
+    pub(crate) fn dialling(
+        capacity: usize,
+        others: &'static [Next],
+        header: &'static [u8],
+    ) -> Self {
         let config = Config::default()
             .with_buffer(NonZeroUsize::new(capacity).unwrap())
             .with_idle_buffers(0)
+            .with_drain_quiet(Duration::from_secs(2))
             .with_linger(Linger { bytes: 65_536, ..Linger::default() });
         let now = Instant::EPOCH;
-        let model = Model::new(config.clone(), header.len(), !others.is_empty());
-        let mut relay = RelayFactory::new(config).unwrap().relay(now);
+        let model = Model::new(config.clone(), header.len());
+        let relays = RelayFactory::new(config).unwrap();
+        let mut relay = relays.relay(now);
         relay.send_proxy_header(header.to_vec());
-        relay.handle_connected(now, !others.is_empty());
-        let peers = [Peer::new(0, capacity), Peer::new(128, capacity)];
+        let peers = [Peer::new(0, capacity), Peer { history: None, ..Peer::new(128, capacity) }];
         let replaced = Vec::new();
-        Self { relay, model, capacity, peers, replaced, others, header, now }
+        let dials_at_once = false;
+        Self { relay, relays, model, capacity, peers, replaced, others, dials_at_once, header, now }
     }
 
     /// Gives each side a pipe of this many bytes.
@@ -165,30 +188,37 @@ impl Pair {
         let mut machine = Checked::resume(side, history);
         f(&mut machine, peer, self.now);
         peer.history = Some(machine.history());
-        if self.relay.upstream_lost().is_some() {
-            self.replace();
+        if self.relay.upstream_lost().is_some() && self.peer(Side::Upstream).history.is_some() {
+            self.remove_upstream();
         }
         self.check();
     }
 
-    /// Replaces an upstream that was lost before it got a byte of the client. Uses the next one
-    /// that accepts.
-    fn replace(&mut self) {
+    /// Removes an upstream that was lost before it got a byte of the client.
+    fn remove_upstream(&mut self) {
         let upstream = &mut self.peers[Side::Upstream as usize];
-        let lost = mem::replace(upstream, Peer::new(128, self.capacity));
+        let none = Peer { history: None, ..Peer::new(128, self.capacity) };
+        let lost = mem::replace(upstream, none);
         assert!(lost.input.is_empty(), "the upstream has sent a byte");
         assert!(
             self.header.starts_with(&lost.output),
             "a byte of the client was sent to the upstream"
         );
         self.replaced.push(lost);
+        if self.dials_at_once {
+            self.dial();
+        }
+    }
+
+    /// Connects to the next upstream that accepts.
+    fn dial(&mut self) {
+        if !self.model.is_dialling() {
+            return;
+        }
         while let Some((next, others)) = self.others.split_first() {
             self.others = others;
             match next {
-                Next::Accepts => {
-                    self.relay.handle_connected(self.now, !others.is_empty());
-                    return self.model.replace(!others.is_empty(), self.now);
-                }
+                Next::Accepts => return self.connect(),
                 Next::Refuses => {}
             }
         }
@@ -196,7 +226,12 @@ impl Pair {
         let reason = ProxyReason::NoUpstream(none);
         self.relay.refuse(reason.clone(), self.now);
         self.model.refuse(reason, self.now);
-        self.peers[Side::Upstream as usize].history = None;
+    }
+
+    fn connect(&mut self) {
+        self.peers[Side::Upstream as usize] = Peer::new(128, self.capacity);
+        self.relay.handle_connected(self.now, !self.others.is_empty());
+        self.model.connect(!self.others.is_empty(), self.now);
     }
 
     /// The bytes of the other side that were sent to `side`.
@@ -210,6 +245,11 @@ impl Pair {
                 &output[header..]
             }
         }
+    }
+
+    /// Whether bytes that were received from `side` are pending.
+    fn is_pending(&self, side: Side) -> bool {
+        self.peer(side).input.len() > self.relayed(side.other()).len()
     }
 
     pub(crate) fn play(&mut self, side: Side, event: Act) {
@@ -237,11 +277,15 @@ impl Pair {
                 }
             }),
             Act::Accept(n) => self.with(side, |machine, peer, now| machine.accept(now, n, peer)),
-            Act::Release => self.with(side, |machine, peer, now| {
-                if peer.arrived.is_empty() && machine.reads() {
-                    machine.release(now);
-                }
-            }),
+            Act::Release => {
+                let is_pending = self.is_pending(side);
+                self.with(side, |machine, peer, now| {
+                    if peer.arrived.is_empty() && machine.reads() {
+                        peer.holds_buffer = is_pending;
+                        machine.release(now);
+                    }
+                });
+            }
             Act::Timeout => {
                 let visible = |relay: &Relay| {
                     (Side::BOTH.map(|side| relay.interest(side)), relay.status(), relay.is_done())
@@ -251,7 +295,9 @@ impl Pair {
                 for _ in 0..=8 {
                     let Some(deadline) = self.relay.poll_timeout() else { break };
                     self.now = self.now.max(deadline);
-                    self.with(side, |machine, _, now| machine.expire(now));
+                    self.relay.handle_timeout(self.now, 0, 0);
+                    self.model.expire(self.now);
+                    self.check();
                     if visible(&self.relay) != before {
                         break;
                     }
@@ -262,6 +308,17 @@ impl Pair {
                 self.with(side, |machine, _, now| machine.expire(now));
             }
             Act::ShutDown => self.with(side, |machine, _, now| machine.stop(now)),
+            Act::Reset(after) => {
+                if self.peer(Side::Upstream).history.is_some() {
+                    self.relay.inject_reset(side, after.into(), self.now);
+                    self.model.inject_reset(side, after.into());
+                    self.check();
+                }
+            }
+            Act::Dial => {
+                self.dial();
+                self.check();
+            }
             Act::Pipe(limit) => self.peers[side as usize].pipe = limit.into(),
         }
         for side in Side::BOTH {
@@ -312,6 +369,13 @@ impl Pair {
                 "the bytes sent are not those received from the {side}"
             );
         }
+        let holds = |side: &Side| {
+            let reads = self.relay.interest(*side).read;
+            self.is_pending(*side) || self.peer(*side).holds_buffer && reads
+        };
+        let most = Side::BOTH.iter().filter(|side| holds(side)).count();
+        let buffers = self.relays.buffers_in_use();
+        assert!(buffers <= most, "{buffers} buffers are in use for {most} directions");
         self.model.check(&mut self.relay);
     }
 
@@ -418,6 +482,7 @@ impl<M: Machine> SideDriver for Checked<M> {
         {
             match (arrived, peer.write_error) {
                 (Arrived::Byte(first), _) => {
+                    peer.holds_buffer = true;
                     let buf = self.read_buf();
                     buf[0] = first;
                     peer.input.push(first);

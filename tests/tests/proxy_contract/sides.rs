@@ -4,9 +4,14 @@ use proptest::{prelude::*, sample::select};
 use wirestate_core::{ConnectionError, Outbound, proxy::Side};
 use wirestate_testkit::{proptest_config, script::Ending};
 
-use crate::pair::{Act, Next, Pair};
+use crate::pair::{Act, HEADER, Next, Pair};
 
-const OTHERS: [&[Next]; 3] = [&[], &[Next::Refuses], &[Next::Accepts, Next::Refuses]];
+const UPSTREAMS: [&[Next]; 4] = [
+    &[Next::Refuses],
+    &[Next::Accepts],
+    &[Next::Accepts, Next::Refuses],
+    &[Next::Accepts, Next::Accepts, Next::Refuses],
+];
 
 fn events() -> impl Strategy<Value = Vec<(Side, Act)>> {
     let error = prop_oneof![
@@ -15,21 +20,30 @@ fn events() -> impl Strategy<Value = Vec<(Side, Act)>> {
         1 => Just(ConnectionError::WriteZero),
         1 => any::<i32>().prop_map(|errno| ConnectionError::Other { errno }),
     ];
-    // Events that end a connection are rare, so that others come before them.
-    let event = prop_oneof![
-        24 => (1..20_u8).prop_map(Act::Receive),
-        24 => (1..20_u8).prop_map(Act::Accept),
-        8 => Just(Act::Release),
-        4 => (0..400_u16).prop_map(Act::Wait),
-        1 => Just(Act::Timeout),
-        2 => Just(Act::Fin),
-        1 => error.clone().prop_map(Act::ReadError),
-        1 => error.prop_map(Act::WriteError),
+    let transfer = || {
+        prop_oneof![
+            6 => (1..20_u8).prop_map(Act::Receive),
+            6 => (1..20_u8).prop_map(Act::Accept),
+            2 => Just(Act::Release),
+            1 => (0..400_u16).prop_map(Act::Wait),
+            1 => (0..20_u8).prop_map(Act::Pipe),
+            1 => Just(Act::Dial),
+        ]
+    };
+    let end = prop_oneof![
+        2 => (0..3_u16).prop_map(Act::Wait),
+        2 => Just(Act::Timeout),
+        4 => Just(Act::Fin),
+        2 => error.clone().prop_map(Act::ReadError),
+        3 => error.prop_map(Act::WriteError),
         1 => Just(Act::ShutDown),
-        4 => (0..20_u8).prop_map(Act::Pipe),
+        1 => (0..20_u8).prop_map(Act::Reset),
     ];
-    let side = prop_oneof![Just(Side::Client), Just(Side::Upstream)];
-    prop::collection::vec((side, event), 0..200)
+    let side = || prop_oneof![Just(Side::Client), Just(Side::Upstream)];
+    let transfers = prop_oneof![0..3_usize, 0..100_usize]
+        .prop_flat_map(move |len| prop::collection::vec((side(), transfer()), len));
+    let ends = prop::collection::vec((side(), prop_oneof![transfer(), end]), 0..20);
+    (transfers, ends).prop_map(|(transfers, ends)| [transfers, ends].concat())
 }
 
 proptest! {
@@ -38,18 +52,18 @@ proptest! {
     #[test]
     fn both_sides_keep_the_contract(
         capacity in 1..40_usize,
-        others in select(&OTHERS),
+        upstreams in select(&UPSTREAMS),
+        is_connected in any::<bool>(),
         events in events(),
     ) {
-        let mut pair = Pair::with_header(capacity, others);
+        let mut pair = Pair::dialling(capacity, upstreams, HEADER);
+        if is_connected {
+            pair.play(Side::Client, Act::Dial);
+        }
         for (side, event) in events {
             pair.play(side, event);
         }
         pair.play_out();
-        let ended = Side::BOTH.map(|side| pair.peer(side).ending);
-        if pair.label() == Some("finished") {
-            prop_assert_eq!(ended, [Some(Ending::Fin), Some(Ending::Fin)]);
-        }
     }
 }
 
@@ -192,7 +206,7 @@ fn a_drain_waits_for_bytes_in_a_pipe() {
     for side in Side::BOTH {
         pair.play(side, Act::Accept(6));
     }
-    pair.play(Side::Client, Act::Wait(1));
+    pair.play(Side::Client, Act::Wait(2));
     pair.play_out();
     assert_eq!(pair.label(), Some("shut_down"));
     assert_eq!(Side::BOTH.map(|side| pair.peer(side).output.len()), [14, 14]);
@@ -332,6 +346,27 @@ fn the_input_of_a_refused_client_is_read_for_a_while() {
     assert!(refused(&flood) < 65_536 + 255);
 }
 
+/// The side that has ended is not affected. The other one lacks bytes, so it must not get a FIN.
+#[test]
+fn an_injected_reset_is_no_fin_behind_a_side_that_has_ended() {
+    for side in Side::BOTH {
+        let other = side.other();
+        let mut pair = play(&[
+            (other, Act::Fin),
+            (side, Act::Accept(1)),
+            (side, Act::Receive(3)),
+            (side, Act::Fin),
+            (other, Act::Accept(2)),
+            (other, Act::Reset(2)),
+        ]);
+        pair.play_out();
+        assert_eq!(
+            (pair.peer(side).ending, pair.peer(other).ending, pair.label()),
+            (Some(Ending::Fin), Some(Ending::Rst), Some("injected_reset"))
+        );
+    }
+}
+
 #[test]
 fn a_byte_on_either_side_restarts_the_idle_timeout() {
     let mut pair = Pair::new(8);
@@ -373,7 +408,7 @@ fn a_drain_ends_by_a_fin_on_each_side_when_no_byte_moves() {
     ]);
     assert_eq!(pair.relay.status().state, "draining", "bytes are pending");
     pair.play(Side::Upstream, Act::Accept(3));
-    pair.play(Side::Upstream, Act::Wait(1));
+    pair.play(Side::Upstream, Act::Wait(2));
     pair.play_out();
     for side in Side::BOTH {
         assert_eq!(pair.peer(side).ending, Some(Ending::Fin));

@@ -69,11 +69,10 @@ impl Relay {
         for side in Side::BOTH {
             self.discard(side);
             let state = &mut self.sides[side];
-            if state.outcome.is_none() {
-                state.read = ReadState::Aborted;
-                if side != to || state.write == WriteState::FinSent {
-                    state.write = WriteState::Resetting;
-                }
+            // Also if this side has ended: the other side lacks its last bytes.
+            state.read = ReadState::Aborted;
+            if state.outcome.is_none() && (side != to || state.write == WriteState::FinSent) {
+                state.write = WriteState::Resetting;
             }
         }
         self.settle();
@@ -98,8 +97,6 @@ impl Relay {
         if *read == ReadState::Open {
             *read = ReadState::Fin;
         }
-        // Takes back the buffer that was lent for this read: no further read follows.
-        self.buffered[side].release();
         self.settle();
     }
 
@@ -128,16 +125,18 @@ impl Relay {
             return;
         }
         // After a failed write, the bytes that had arrived before the reset can still be read. Then
-        // the read reports the loss. If the other side is lost as well, they cannot be sent.
+        // the read reports the loss. Without the other side, they cannot be sent.
         let may_have_input = direction == Direction::Write
             && error == ConnectionError::Reset
             && self.sides[side].read == ReadState::Open
-            && self.sides[side.other()].write == WriteState::Open;
+            && self.sides[side.other()].write == WriteState::Open
+            && !matches!(self.state, State::Dialling { .. });
         if side == Side::Upstream && self.state == State::Replaceable && self.cause.is_none() {
             if may_have_input {
                 self.sides.upstream.write = WriteState::Closed;
             } else {
                 self.sides.upstream = SideState::OPEN;
+                self.buffered.upstream.release();
                 self.header.sent = 0;
                 self.state = State::Dialling { lost: Some((direction, error)) };
             }
@@ -167,14 +166,18 @@ impl Relay {
         }
     }
 
-    /// Records the outcome of each side that neither reads nor writes any more, and discards the
-    /// bytes that are pending for it. An outcome never changes.
+    /// Releases the buffer of each side that is not read any more. Records the outcome of each side
+    /// that is not written to either, and discards the bytes that are pending for it. An outcome
+    /// never changes.
     pub(super) fn settle(&mut self) {
         let outcome = if self.cause.is_some() { Outcome::Caused } else { Outcome::Finished };
         for side in Side::BOTH {
-            let is_done = self.sides[side].read != ReadState::Open
-                && self.interest(side).write == Outbound::Finished;
-            if is_done {
+            if self.sides[side].read == ReadState::Open {
+                continue;
+            }
+            // No further read follows, after which the driver would release the buffer.
+            self.buffered[side].release();
+            if self.interest(side).write == Outbound::Finished {
                 self.discard(side.other());
                 self.sides[side].outcome.get_or_insert(outcome);
             }

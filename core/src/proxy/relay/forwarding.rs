@@ -2,10 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{
-    Relay, Side, State,
-    state::{ReadState, WriteState},
-};
+use super::{Relay, Side, State, state::WriteState};
 use crate::{ConnectionError, Direction, Instant, buffer::Ring};
 
 /// The bytes of one direction that are pending.
@@ -107,10 +104,6 @@ impl Relay {
         self.progress[side].written(now, n);
         if !is_header && side == Side::Upstream {
             self.commit_to_upstream();
-        }
-        if self.sides[side.other()].read != ReadState::Open {
-            // No further read follows, after which the driver would release the buffer.
-            self.buffered[side.other()].release();
         }
         self.settle();
     }

@@ -92,7 +92,6 @@ impl Machine for RelaySide<'_> {
             Event::Eof => self.relay.handle_eof(self.side),
             Event::Error(direction, error) => {
                 self.relay.handle_error(self.side, direction, error);
-                self.release_buffer();
             }
             Event::Written(n) => self.handle_written(now, n),
             Event::Finished => self.relay.handle_finished(self.side),
@@ -112,7 +111,7 @@ impl Machine for RelaySide<'_> {
                     self.relay.begin_drain(now);
                 }
             }
-            Event::Release => self.release_buffer(),
+            Event::Release => self.relay.buffered[self.side].release(),
         }
         self.relay.record_returned();
     }
@@ -189,18 +188,12 @@ impl RelaySide<'_> {
         self.relay.handle_sent(self.side, now, n, false);
     }
 
-    /// Returns the buffer for this side's input to the pool if it is empty.
-    fn release_buffer(&mut self) {
-        self.relay.buffered[self.side].release();
-    }
-
     fn handle_read(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
         if let State::Refused { discarded, .. } = &mut relay.state {
             if !relay.discards.discard(relay.config.linger, discarded, n, now) {
                 relay.sides.client.read = ReadState::Aborted;
-                self.release_buffer();
-                self.relay.settle();
+                relay.settle();
             }
             return;
         }
