@@ -76,6 +76,7 @@ pub mod contract;
 pub mod coverage;
 pub mod event_loop;
 pub mod message;
+mod pages;
 mod regressions;
 pub mod script;
 mod seeds;

@@ -74,7 +74,9 @@ mod tests {
             let mut test = Command::new(env::current_exe().unwrap());
             let name = "a_failing_script_is_saved_beside_the_test_and_tried_first";
             test.args(["--exact", &format!("regressions::tests::{name}"), "--nocapture"]);
-            test.env_remove("PROPTEST_DISABLE_FAILURE_PERSISTENCE").current_dir(&dir);
+            test.env_remove("WIRESTATE_TIMELINE")
+                .env_remove("PROPTEST_DISABLE_FAILURE_PERSISTENCE")
+                .current_dir(&dir);
             let output = test.env(PLANTED, bug).env("PROPTEST_CASES", cases).output().unwrap();
             (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
         };

@@ -311,7 +311,7 @@ impl<'a, M: Machine> Stage<'a, M> {
     /// If there is no machine `index`, or as [`settle`](Self::settle).
     #[track_caller]
     pub fn abort(&mut self, index: usize) {
-        self.with(index, |player| player.machine().drop_machine());
+        self.with(index, drop_machine);
         self.settle();
     }
 
@@ -410,7 +410,7 @@ impl<'a, M: Machine> Stage<'a, M> {
             had_turns |= self.with(index, |player| {
                 let staged = player.machine();
                 if staged.machine.is_some() && staged.interest().is_done() {
-                    staged.drop_machine();
+                    drop_machine(player);
                     return true;
                 }
                 let is_due = staged.is_due(now);
@@ -498,6 +498,11 @@ pub fn interleaved<S: Strategy<Value = Vec<Op>>>(
         }
         ops
     })
+}
+
+fn drop_machine<M: Machine>(player: &mut Player<'_, Staged<M>>) {
+    player.machine().drop_machine();
+    player.record_drop();
 }
 
 /// Whether a waker was woken.

@@ -178,7 +178,7 @@ fn a_panic_prints_the_last_events_once() {
         for variable in ["SEED", "SEEDS", "SECONDS", "COUNTS"] {
             child.env_remove(format!("WIRESTATE_{variable}"));
         }
-        child.env("WIRESTATE_SHRINK_SECONDS", "0");
+        child.env("WIRESTATE_SHRINK_SECONDS", "0").env_remove("WIRESTATE_TIMELINE");
         let output = child.output().expect("the test starts");
         assert!(!output.status.success());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -193,15 +193,15 @@ fn a_panic_prints_the_last_events_once() {
 #[test]
 fn a_failed_run_writes_its_timeline_to_the_folder_that_a_variable_names() {
     const NAME: &str = "a_failed_run_writes_its_timeline_to_the_folder_that_a_variable_names";
-    const FOLDER: &str = "WIRESTATE_TIMELINE";
-    if env::var_os(FOLDER).is_some() {
+    const FAILS: &str = "TEST_FAILS";
+    if env::var_os(FAILS).is_some() {
         let world = World::new(17);
         echo(&world, vec![send("hello"), Act::Receive(9)], async {});
         world.run().unwrap();
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(NAME);
     let mut test = Command::new(env::current_exe().unwrap());
-    test.args(["--exact", NAME, "--nocapture"]).env(FOLDER, &folder);
+    test.args(["--exact", NAME, "--nocapture"]).env(FAILS, "1").env("WIRESTATE_TIMELINE", &folder);
     let output = test.output().unwrap();
     let path = folder.join(format!("{NAME}-seed-17.html"));
     let page = fs::read_to_string(&path).unwrap();

@@ -17,6 +17,7 @@ use wirestate_core::{Instant, Machine, Outbound};
 use super::{
     Op, Player, Transcript,
     strategy::{Cutter, Step, steps},
+    timeline,
 };
 use crate::proptest_config;
 
@@ -156,7 +157,11 @@ impl Check {
             Err(TestError::Fail(reason, script)) => {
                 // The script that was played last is not always the smallest one.
                 let _ = catch_unwind(AssertUnwindSafe(|| run(&script)));
-                let ops: Vec<String> = played.take().iter().map(line).collect();
+                let ops = played.take();
+                timeline::with_page(reason.message(), || {
+                    super::play_out(&mut machine(), &ops);
+                });
+                let ops: Vec<String> = ops.iter().map(line).collect();
                 panic!(
                     "{reason}\nafter these ops, and all pending output:{}\nscripts that passed: {}",
                     ops.concat(),

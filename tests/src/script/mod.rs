@@ -32,6 +32,7 @@ mod check;
 mod cut;
 mod relay;
 mod strategy;
+pub(crate) mod timeline;
 
 use std::{
     collections::VecDeque,
@@ -277,6 +278,7 @@ struct Peer {
     /// Bytes that the kernel has taken and that the peer has not acknowledged.
     unacknowledged: usize,
     transcript: Transcript,
+    log: timeline::Log,
 }
 
 #[derive(Debug)]
@@ -289,7 +291,10 @@ enum Arrived {
 impl<'a, M: Machine> Player<'a, M> {
     /// Starts a script for `machine`, at [`Instant::EPOCH`].
     pub fn new(machine: &'a mut M) -> Self {
-        Self { machine, peer: Peer::default() }
+        let mut player = Self { machine, peer: Peer::default() };
+        player.peer.log = timeline::Log::start();
+        player.observe();
+        player
     }
 
     /// The machine.
@@ -310,6 +315,7 @@ impl<'a, M: Machine> Player<'a, M> {
     /// Plays one op, then lets the machine read the input that has arrived, while it wants to.
     #[track_caller]
     pub fn play(&mut self, op: &Op) {
+        self.peer.log.set_playing(self.peer.now, true);
         let interest = self.machine.interest();
         match op {
             Op::Receive(bytes) if bytes.is_empty() => {}
@@ -328,15 +334,20 @@ impl<'a, M: Machine> Player<'a, M> {
                 };
                 if can_fail {
                     self.peer.write_error = Some(*error);
-                    self.machine.handle(self.peer.now, Event::Error(Direction::Write, *error));
+                    self.handle(Event::Error(Direction::Write, *error));
+                } else {
+                    self.skip(op);
                 }
             }
             Op::Accept(n) => {
-                self.accept(*n);
+                self.accept(op, *n);
                 self.peer.unacknowledged = 0;
             }
-            Op::Buffer(n) => self.peer.unacknowledged += self.accept_owned(*n),
-            Op::Unacknowledged(n) => self.peer.unacknowledged = *n,
+            Op::Buffer(n) => self.peer.unacknowledged += self.accept_owned(op, *n),
+            Op::Unacknowledged(n) => {
+                self.peer.unacknowledged = *n;
+                self.peer.log.note(self.peer.now, || format!("{n} bytes are unacknowledged"));
+            }
             Op::Finished => self.finish(),
             Op::Advance(time) => self.peer.now += *time,
             Op::Timeout => {
@@ -345,23 +356,22 @@ impl<'a, M: Machine> Player<'a, M> {
                 for _ in 0..=MAX_OBSERVATIONS {
                     let Some(deadline) = self.machine.poll_timeout() else { break };
                     self.peer.now = self.peer.now.max(deadline);
-                    self.machine.handle(
-                        self.peer.now,
-                        Event::Timeout { unacknowledged: self.peer.unacknowledged },
-                    );
+                    self.time_out();
                     if state(self.machine) != before {
                         break;
                     }
                 }
             }
-            Op::SpuriousTimeout => self
-                .machine
-                .handle(self.peer.now, Event::Timeout { unacknowledged: self.peer.unacknowledged }),
-            Op::Release => self.machine.handle(self.peer.now, Event::Release),
-            Op::ShutDown => self.machine.handle(self.peer.now, Event::ShutDown),
+            Op::SpuriousTimeout => self.time_out(),
+            Op::Release => self.handle(Event::Release),
+            Op::ShutDown => self.handle(Event::ShutDown),
         }
         self.poll_shared();
         self.read();
+        if matches!(op, Op::Receive(_) | Op::Eof | Op::Error(Direction::Read, _)) {
+            self.peer.note_unread();
+        }
+        self.peer.log.set_playing(self.peer.now, false);
     }
 
     /// Accepts all output and sends the machine's FIN or RST, if it wants one.
@@ -391,11 +401,43 @@ impl<'a, M: Machine> Player<'a, M> {
         }
     }
 
+    /// Records that the machine was dropped.
+    pub(crate) fn record_drop(&mut self) {
+        self.observe();
+        self.peer.log.push(self.peer.now, || wirestate_timeline::Event::Closed);
+    }
+
+    /// Records that `op` has no effect, because the machine does not allow it.
+    fn skip(&self, op: &Op) {
+        self.peer.log.note(self.peer.now, || format!("skipped: {op:?}"));
+    }
+
+    #[track_caller]
+    fn handle(&mut self, event: Event) {
+        self.peer.log.handles(&*self.machine, self.peer.now, event);
+        self.machine.handle(self.peer.now, event);
+        self.observe();
+    }
+
+    #[track_caller]
+    fn time_out(&mut self) {
+        self.handle(Event::Timeout { unacknowledged: self.peer.unacknowledged });
+    }
+
+    fn observe(&mut self) {
+        self.peer.log.observe(&*self.machine, self.peer.now);
+    }
+
     #[track_caller]
     fn poll_shared(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         for _ in 0..MAX_POLLS {
-            if !self.machine.poll_shared(self.peer.now, cx) {
+            let has_changed = self.machine.poll_shared(self.peer.now, cx);
+            if has_changed {
+                self.peer.log.push(self.peer.now, || wirestate_timeline::Event::Shared);
+            }
+            self.observe();
+            if !has_changed {
                 return;
             }
         }
@@ -412,61 +454,91 @@ impl<'a, M: Machine> Player<'a, M> {
                     let n = buf.len().min(bytes.len());
                     let piece = bytes.split_to(n);
                     buf[..n].copy_from_slice(&piece);
+                    self.peer.log.received(self.peer.now, &piece);
                     self.peer.transcript.input.extend(piece);
                     if !bytes.is_empty() {
                         self.peer.arrived.push_front(Arrived::Bytes(bytes));
                     }
-                    self.machine.handle(self.peer.now, Event::Read(n));
+                    self.handle(Event::Read(n));
                 }
                 Some(Arrived::Eof) => match self.peer.write_error {
-                    None => self.machine.handle(self.peer.now, Event::Eof),
-                    Some(error) => {
-                        self.machine.handle(self.peer.now, Event::Error(Direction::Read, error));
-                    }
+                    None => self.handle(Event::Eof),
+                    Some(error) => self.handle(Event::Error(Direction::Read, error)),
                 },
-                Some(Arrived::Error(error)) => {
-                    self.machine.handle(self.peer.now, Event::Error(Direction::Read, error));
-                }
+                Some(Arrived::Error(error)) => self.handle(Event::Error(Direction::Read, error)),
             }
             self.poll_shared();
         }
     }
 
+    /// Plays `op`, an `Accept(n)`.
     #[track_caller]
-    fn accept(&mut self, n: usize) {
+    fn accept(&mut self, op: &Op, n: usize) {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
-            return;
+            return self.skip(op);
         }
+        let Peer { now, transcript, log, .. } = &mut self.peer;
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.machine.write_bufs(&mut bufs);
-        let before = self.peer.transcript.output.len();
-        self.peer.transcript.output.extend(bufs[..count].iter().copied().flatten().take(n));
-        self.machine
-            .handle(self.peer.now, Event::Written(self.peer.transcript.output.len() - before));
+        let before = transcript.output.len();
+        transcript.output.extend(bufs[..count].iter().copied().flatten().take(n));
+        let sent = &transcript.output[before..];
+        if sent.len() == n {
+            let offered: usize = bufs[..count].iter().map(|buf| buf.len()).sum();
+            log.note(*now, || format!("at most {n} of {offered} bytes are accepted"));
+        }
+        log.sent(*now, sent);
+        let written = Event::Written(sent.len());
+        self.handle(written);
     }
 
-    /// Returns how many bytes were taken.
+    /// Plays `op`, a `Buffer(n)`. Returns how many bytes were taken.
     #[track_caller]
-    fn accept_owned(&mut self, n: usize) -> usize {
+    fn accept_owned(&mut self, op: &Op, n: usize) -> usize {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
+            self.skip(op);
             return 0;
         }
         let mut bufs = [const { Bytes::new() }; MAX_SLICES];
         let count = self.machine.write_owned(&mut bufs, n);
         let owned = bufs[..count].concat();
-        self.machine.handle(self.peer.now, Event::Written(owned.len()));
+        self.peer.log.note(self.peer.now, || {
+            format!("at most {n} bytes are buffered, none of them is acknowledged")
+        });
+        self.peer.log.sent(self.peer.now, &owned);
+        self.handle(Event::Written(owned.len()));
         self.peer.transcript.output.extend_from_slice(&owned);
         owned.len()
     }
 
     #[track_caller]
     fn finish(&mut self) {
-        self.peer.transcript.ending = match self.machine.interest().write {
-            Outbound::Finish => Some(Ending::Fin),
-            Outbound::Reset => Some(Ending::Rst),
-            Outbound::Idle | Outbound::Flush | Outbound::Finished => return,
+        let (ending, shown) = match self.machine.interest().write {
+            Outbound::Finish => (Ending::Fin, wirestate_timeline::Event::Finished),
+            Outbound::Reset => (Ending::Rst, wirestate_timeline::Event::Reset),
+            Outbound::Idle | Outbound::Flush | Outbound::Finished => {
+                return self.skip(&Op::Finished);
+            }
         };
-        self.machine.handle(self.peer.now, Event::Finished);
+        self.peer.transcript.ending = Some(ending);
+        self.peer.log.push(self.peer.now, || shown);
+        self.handle(Event::Finished);
+    }
+}
+
+impl Peer {
+    /// Records what has arrived and was not read.
+    fn note_unread(&self) {
+        let bytes = |arrived: &Arrived| match arrived {
+            Arrived::Bytes(bytes) => bytes.len(),
+            Arrived::Eof | Arrived::Error(_) => 0,
+        };
+        if !self.arrived.is_empty() {
+            let unread: usize = self.arrived.iter().map(bytes).sum();
+            let end =
+                if self.arrived.iter().any(|one| bytes(one) == 0) { " and an end" } else { "" };
+            self.log.note(self.now, || format!("not read yet: {unread} bytes{end}"));
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use wirestate_core::{
     Reason,
     proxy::{ProxyReason, Relay, RelaySide, Side},
 };
+use wirestate_timeline::Event;
 
-use super::{MAX_OBSERVATIONS, Op, Peer, Player, Transcript};
+use super::{MAX_OBSERVATIONS, Op, Peer, Player, Transcript, timeline::Log};
 
 /// An operation of a script for a relay.
 ///
@@ -63,26 +64,36 @@ pub enum RelayOp {
 /// ```
 #[track_caller]
 pub fn play_relay(relay: &mut Relay, ops: &[RelayOp]) -> [Transcript; 2] {
-    let mut peers = [Peer::default(), Peer::default()];
+    let logs = Log::rows("relay", ["client", "upstream"]);
+    let mut peers = logs.map(|log| Peer { log, ..Peer::default() });
     for op in ops {
         let now = peers[0].now;
         match op {
             RelayOp::Client(op) => play(relay, &mut peers, Side::Client, op),
             RelayOp::Upstream(op) => play(relay, &mut peers, Side::Upstream, op),
             RelayOp::Connected { has_another } if relay.is_dialling() => {
+                announce(&peers, &Event::Note("an upstream is connected".into()));
                 relay.handle_connected(now, *has_another);
-                let upstream = &mut peers[Side::Upstream as usize];
-                let transcript = Transcript { ending: None, ..mem::take(&mut upstream.transcript) };
-                *upstream = Peer { now, transcript, ..Peer::default() };
+                let Peer { transcript, log, .. } = mem::take(&mut peers[Side::Upstream as usize]);
+                let transcript = Transcript { ending: None, ..transcript };
+                peers[Side::Upstream as usize] = Peer { now, transcript, log, ..Peer::default() };
             }
-            RelayOp::Refused(reason) if relay.is_dialling() => relay.refuse(reason.clone(), now),
+            RelayOp::Refused(reason) if relay.is_dialling() => {
+                announce(&peers, &Event::Note(format!("the client is refused: {reason}").into()));
+                relay.refuse(reason.clone(), now);
+            }
             RelayOp::InjectReset { to, after } if relay.is_connected() => {
+                announce(&peers, &Event::Note("a plan of faults resets both sides".into()));
                 relay.inject_reset(*to, *after, now);
             }
             RelayOp::Connected { .. } | RelayOp::Refused(_) | RelayOp::InjectReset { .. } => {}
         }
         for side in Side::BOTH {
-            with(relay, &mut peers, side, |player| player.read());
+            with(relay, &mut peers, side, |player| {
+                player.read();
+                player.observe();
+                player.peer.log.set_playing(player.now(), false);
+            });
         }
     }
     let (done, reason) = (relay.is_done(), relay.reason());
@@ -100,7 +111,10 @@ fn play(relay: &mut Relay, peers: &mut [Peer; 2], side: Side, op: &Op) {
     match op {
         Op::Timeout => time_out(relay, peers),
         Op::SpuriousTimeout => expire(relay, peers),
-        Op::ShutDown => relay.shut_down(peers[side as usize].now),
+        Op::ShutDown => {
+            announce(peers, &Event::ShutDown);
+            relay.shut_down(peers[side as usize].now);
+        }
         Op::Receive(_)
         | Op::Eof
         | Op::Error(..)
@@ -144,6 +158,16 @@ fn time_out(relay: &mut Relay, peers: &mut [Peer; 2]) {
     }
 }
 
-fn expire(relay: &mut Relay, [client, upstream]: &[Peer; 2]) {
+fn expire(relay: &mut Relay, peers: &[Peer; 2]) {
+    let [client, upstream] = peers;
+    announce(peers, &Event::Timeout);
     relay.handle_timeout(client.now, client.unacknowledged, upstream.unacknowledged);
+}
+
+/// Records an event of both sides.
+fn announce(peers: &[Peer; 2], event: &Event) {
+    for peer in peers {
+        peer.log.push(peer.now, || event.clone());
+        peer.log.set_playing(peer.now, true);
+    }
 }

@@ -17,12 +17,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use self::panics::is_quiet;
+pub(crate) use self::panics::{hook_panics, is_quiet, quietly};
 use self::saved::Case;
-use crate::sim::{
-    Decisions,
-    case::{self, Mode},
-    timeline::{self, FOLDER},
+use crate::{
+    pages,
+    sim::{
+        Decisions,
+        case::{self, Mode},
+    },
 };
 
 /// Calls `test` with each seed from 0 to `default` − 1.
@@ -193,13 +195,10 @@ impl Place {
                 Err(error) => format!("not saved in {}: {error}", file.display()),
             },
         };
-        if env::var_os(FOLDER).is_some_and(|folder| !folder.is_empty()) {
+        if pages::are_on() {
             // The page is of the smallest world, and no longer of the one that failed first.
             let decisions = Arc::new(smallest.decisions.clone());
-            let (place, message) = smallest.failure.text();
-            timeline::with_failure(format!("{message} ({place})"), || {
-                let _ = case::run(Mode::Replay(decisions), None, test);
-            });
+            let _ = case::run(Mode::Replay(decisions), None, test);
         }
         let found = if smallest.is_minimal { "" } else { ", when the time was over" };
         let source = self.source.as_ref().and_then(|source| fs::read_to_string(source).ok());
@@ -299,7 +298,7 @@ mod tests {
     fn run(name: &str, variables: &[(&str, &str)]) -> (bool, String) {
         let mut test = Command::new(env::current_exe().expect("the test's executable has a path"));
         test.args(["--exact", &format!("seeds::tests::{name}"), "--nocapture"]);
-        for variable in ["SEED", "SEEDS", "SECONDS", "COUNTS"] {
+        for variable in ["SEED", "SEEDS", "SECONDS", "COUNTS", "TIMELINE"] {
             test.env_remove(format!("WIRESTATE_{variable}"));
         }
         test.env("WIRESTATE_SHRINK_SECONDS", "0");

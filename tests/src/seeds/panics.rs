@@ -7,6 +7,8 @@ use std::{
     sync::Once,
 };
 
+use crate::pages;
+
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
     static LAST: RefCell<Option<Failure>> = const { RefCell::new(None) };
@@ -14,7 +16,7 @@ thread_local! {
 
 /// A panic, as far as it says whether two runs fail for the same reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// The place in the source.
     place: String,
     /// The first line of the message.
@@ -23,7 +25,7 @@ pub(super) struct Failure {
 
 impl Failure {
     /// The place, and the first 100 characters of the message.
-    pub(super) fn text(&self) -> (&str, String) {
+    pub(crate) fn text(&self) -> (&str, String) {
         let mut message: String = self.message.chars().take(100).collect();
         if message.len() < self.message.len() {
             message.push('…');
@@ -66,14 +68,15 @@ fn gist(message: &str) -> String {
     gist
 }
 
-/// Calls `run` without printing panics of this thread. Returns its result, and the last panic.
-pub(super) fn quietly<T>(run: impl FnOnce() -> T) -> (T, Option<Failure>) {
+/// Keeps panics of quiet threads instead of printing them, and writes the pages of the others.
+pub(crate) fn hook_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if !is_quiet() {
-                return previous(info);
+                previous(info);
+                return pages::panicked(info);
             }
             let message = info.payload_as_str().unwrap_or_default();
             let message = message.lines().next().unwrap_or_default().to_owned();
@@ -81,6 +84,11 @@ pub(super) fn quietly<T>(run: impl FnOnce() -> T) -> (T, Option<Failure>) {
             LAST.set(Some(Failure { place, message }));
         }));
     });
+}
+
+/// Calls `run` without printing panics of this thread. Returns its result, and the last panic.
+pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> (T, Option<Failure>) {
+    hook_panics();
     LAST.set(None);
     QUIET.set(true);
     let result = run();

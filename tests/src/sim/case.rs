@@ -18,7 +18,6 @@ use super::{
     decisions::{Log, Streams},
     world::WeakWorld,
 };
-
 thread_local! {
     /// The running cases of this thread. A case may run another one.
     static CASES: RefCell<Vec<Case>> = const { RefCell::new(Vec::new()) };

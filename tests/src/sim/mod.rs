@@ -35,8 +35,8 @@
 //! by its host, its number, and its name ([`Host::run_named`]) or connection, such as `server#3
 //! (connection from client/0)`.
 //!
-//! The environment variable `WIRESTATE_TIMELINE` names a folder to which each failed run writes an
-//! HTML page of all its events. [`Trace::timeline`] makes the page of any run.
+//! The environment variable `WIRESTATE_TIMELINE` names a folder. A test that fails writes an HTML
+//! page of all events of its last run to it. [`Trace::timeline`] makes the page of any run.
 //!
 //! ```
 //! use wirestate_core::{drive::{Clock as _, Drive}, echo, runtime::{Listener as _, Runtime}};
@@ -90,7 +90,7 @@ mod record;
 mod report;
 mod socket;
 mod swarm;
-pub(crate) mod timeline;
+mod timeline;
 mod trace;
 mod world;
 

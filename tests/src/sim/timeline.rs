@@ -1,19 +1,11 @@
 //! A trace as a timeline, for a page that shows it.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    env,
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-    thread,
-};
+use std::collections::BTreeMap;
 
 use wirestate_timeline::{Event, Payload, Timeline};
 
 use super::{Excerpt, Place, Trace, TraceEvent, network::Network, trace::setting};
-use crate::seeds::is_quiet;
+use crate::pages;
 
 impl Trace {
     /// The events as a [`Timeline`] with a lane for each end of each connection and
@@ -92,51 +84,18 @@ impl From<&TraceEvent> for Event {
 }
 
 impl Network {
-    /// Writes the page of the trace to the folder that the environment variable
-    /// `WIRESTATE_TIMELINE` names, if it is set, and prints the file's path to standard error. Not
-    /// for the attempts at a smaller world.
-    pub(super) fn write_page(&self) {
-        let folder = env::var_os(FOLDER).filter(|folder| !folder.is_empty() && !is_quiet());
-        let Some(folder) = folder else { return };
-        match self.write_page_to(folder.as_ref()) {
-            Ok(path) => eprintln!("the timeline is in {}", path.display()),
-            Err(error) => eprintln!("{FOLDER}={}: {error}", folder.display()),
+    /// Keeps the page of the trace, in case that the thread panics.
+    pub(super) fn keep_page(&self) {
+        if !pages::are_on() {
+            return;
         }
-    }
-
-    fn write_page_to(&self, folder: &Path) -> io::Result<PathBuf> {
-        let (seed, thread) = (self.seed, thread::current());
-        // Of a test, this is its name.
-        let test = thread.name().unwrap_or("world");
-        let mut timeline = self.trace.timeline(test);
-        timeline.add_fact("seed", seed.to_string());
+        let mut timeline = self.trace.timeline(&pages::test_name("world"));
+        timeline.add_fact("seed", self.seed.to_string());
         timeline.add_fact("ended at", self.now.to_string());
-        if let Some(failure) = FAILURE.with_borrow(Clone::clone) {
-            timeline.add_fact("failure", failure);
-        }
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let name = test.replace(|c| !is_plain(c), "-");
-        fs::create_dir_all(folder)?;
-        let world = match self.number {
-            0 => String::new(),
-            number => format!("-world-{number}"),
+        let name = match self.number {
+            0 => format!("seed-{}", self.seed),
+            number => format!("seed-{}-world-{number}", self.seed),
         };
-        let path = folder.join(format!("{name}-seed-{seed}{world}.html"));
-        timeline.write_html(io::BufWriter::new(File::create(&path)?))?;
-        Ok(path)
+        pages::keep(Some(pages::Run::World { name, timeline }));
     }
 }
-
-thread_local! {
-    /// How the world that runs will fail, if it is known.
-    static FAILURE: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Calls `run`, which fails in a known way, so that the page of its world has the failure.
-pub(crate) fn with_failure(failure: String, run: impl FnOnce()) {
-    FAILURE.set(Some(failure));
-    run();
-    FAILURE.set(None);
-}
-
-pub(crate) const FOLDER: &str = "WIRESTATE_TIMELINE";

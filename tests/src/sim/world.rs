@@ -24,7 +24,7 @@ use super::{
     network::Network,
     report::lines,
 };
-use crate::coverage;
+use crate::{coverage, pages};
 
 /// The settings of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +183,9 @@ impl World {
         assert!(settings.buffer > 0, "the buffer must be at least 1 byte");
         coverage::record_world();
         let network = Network::new(seed, settings);
+        if pages::are_on() && network.number == 0 {
+            pages::keep(None);
+        }
         let order = network.dice("order");
         let inner = Arc::new(Inner {
             executor: Executor::default(),
@@ -402,7 +405,8 @@ impl Drop for World {
     fn drop(&mut self) {
         if thread::panicking() && self.inner.reports.swap(false, Relaxed) {
             let last = self.network(|network| network.last_events(&[]));
-            self.network(|network| network.write_page());
+            self.network(|network| network.keep_page());
+            pages::write_last();
             self.report("the test has panicked", &last);
         }
     }

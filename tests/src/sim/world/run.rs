@@ -6,6 +6,7 @@ use wirestate_core::Instant;
 
 use super::{Halted, World};
 use crate::{
+    pages,
     seeds::is_quiet,
     sim::{
         Entry, TraceEvent,
@@ -118,6 +119,7 @@ impl World {
             Some(Polled::Panicked(task, panic)) => {
                 if !self.network(|network| network.settings.catch_panics) {
                     let (name, last) = self.describe(std::slice::from_ref(&task));
+                    pages::write_last();
                     self.report(&format!("{} has panicked", name.concat()), &last);
                     resume_unwind(panic);
                 }
@@ -154,7 +156,7 @@ impl World {
         // The caller's error or panic has them.
         self.inner.reports.store(false, Relaxed);
         self.network(|network| {
-            network.write_page();
+            network.keep_page();
             let names = tasks.iter().map(|task| network.task_name(task)).collect();
             (names, network.last_events(tasks))
         })
