@@ -98,7 +98,8 @@ impl fmt::Display for UnknownVariable {
     }
 }
 
-/// The variables in the environment whose names begin with `WIRESTATE_`, and that no command uses.
+/// The variables in the environment whose names begin with `WIRESTATE_`, and that neither a command
+/// nor a test uses.
 pub(super) fn unknown_variables(
     definition: impl FnOnce() -> clap::Command,
 ) -> Vec<UnknownVariable> {
@@ -113,7 +114,8 @@ fn unknown(names: &[OsString], definition: &clap::Command) -> Vec<UnknownVariabl
     let known = commands.flat_map(clap::Command::get_arguments).filter_map(Arg::get_env);
     let known: Vec<_> = known.filter_map(OsStr::to_str).collect();
     let names = names.iter().map(|name| name.to_string_lossy());
-    let unknown = names.filter(|name| !known.contains(&&**name));
+    let is_known = |name: &str| known.contains(&name) || OF_TESTS.contains(&name);
+    let unknown = names.filter(|name| !is_known(name));
     unknown
         .map(|name| {
             let similarity = |known: &str| {
@@ -130,6 +132,14 @@ fn unknown(names: &[OsString], definition: &clap::Command) -> Vec<UnknownVariabl
 
 /// How the names of the variables of flags begin.
 const PREFIX: &str = "WIRESTATE_";
+/// The variables of the testkit. A server that a test starts inherits them.
+const OF_TESTS: [&str; 5] = [
+    "WIRESTATE_COUNTS",
+    "WIRESTATE_SECONDS",
+    "WIRESTATE_SEEDS",
+    "WIRESTATE_SHRINK_SECONDS",
+    "WIRESTATE_TIMELINE",
+];
 /// 1 less the share of characters that differ.
 const MIN_SIMILARITY: f64 = 0.6;
 
@@ -144,7 +154,9 @@ mod tests {
             let mut unknown = unknown(&[name.into()], &definition("wirestate"));
             unknown.pop().map(|variable| variable.similar)
         };
-        for known in ["WIRESTATE_LISTEN", "WIRESTATE_LOG_FORMAT", "WIRESTATE_TABLE"] {
+        for known in
+            ["WIRESTATE_LISTEN", "WIRESTATE_LOG_FORMAT", "WIRESTATE_TABLE", "WIRESTATE_TIMELINE"]
+        {
             assert_eq!(similar(known), None, "{known}");
         }
         for (name, expected) in [
