@@ -148,3 +148,35 @@ impl Drop for DueCheck {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+    use core::num::NonZeroU32;
+
+    use super::*;
+
+    /// All sequences of ten checks, of which two in a row mark it as down, and three as up.
+    #[test]
+    fn only_checks_in_a_row_change_whether_it_is_down() {
+        let number = |n| NonZeroU32::new(n).expect("it is not 0");
+        let config = CheckConfig::default().with_fall(number(2)).with_rise(number(3));
+        for results in 0..1 << 10_u32 {
+            let (mut check, mut is_down) = (CheckState::default(), false);
+            let mut since_change = Vec::new();
+            for has_passed in (0..10).map(|i| results >> i & 1 == 1) {
+                since_change.push(has_passed);
+                let needed = if is_down { 3 } else { 2 };
+                let last = since_change.iter().rev().take(needed);
+                let changes =
+                    since_change.len() >= needed && last.into_iter().all(|it| *it == is_down);
+                if changes {
+                    is_down = !is_down;
+                    since_change.clear();
+                }
+                assert_eq!(check.handle(has_passed, &config), changes, "{results:#b}");
+                assert_eq!(check.is_down(), is_down, "{results:#b}");
+            }
+        }
+    }
+}
