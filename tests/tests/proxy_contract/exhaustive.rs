@@ -1,5 +1,7 @@
 //! All interleavings of the events that can end a side, with buffers of one, two and three bytes.
 
+use std::thread;
+
 use wirestate_core::{ConnectionError, proxy::Side};
 
 use crate::pair::{Act, Next, Pair};
@@ -33,6 +35,17 @@ fn every_list(length: usize, f: impl Fn(&[(Side, Act)])) -> usize {
     lists
 }
 
+/// Prints a list if its test fails.
+struct ShownOnPanic<'a>(&'a [(Side, Act)]);
+
+impl Drop for ShownOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the events: {:?}", self.0);
+        }
+    }
+}
+
 /// Plays the events in `list`, then lets the idle timeout elapse.
 fn end(mut pair: Pair, list: &[(Side, Act)]) -> Pair {
     for (side, event) in list {
@@ -59,9 +72,10 @@ fn after_any_four_events_both_sides_end_as_the_other_side_did() {
     ];
     for pair in pairs {
         let lists = every_list(4, |list| {
+            let _shown = ShownOnPanic(list);
             let pair = end(pair(), list);
-            assert!(pair.relay.is_done(), "{list:?}: the relay does not end");
-            assert_eq!(pair.relay.status().queued, 0, "{list:?}: bytes are still pending");
+            assert!(pair.relay.is_done(), "the relay does not end");
+            assert_eq!(pair.relay.status().queued, 0, "bytes are still pending");
         });
         assert_eq!(lists, 65_536);
     }
