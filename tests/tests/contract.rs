@@ -49,6 +49,16 @@ fn checked(config: Config) -> Checked<Connection> {
     .with_deadlines()
 }
 
+#[test]
+fn an_active_client_gets_its_bytes_back_and_is_not_timed_out() {
+    let idle = Duration::from_secs(10);
+    script::Check::new().with_pauses(idle).run(
+        || checked(config().with_idle_timeout(Some(idle))),
+        prop::collection::vec(any::<u8>(), 1..24),
+        <[Vec<u8>]>::concat,
+    );
+}
+
 proptest! {
     #![proptest_config(proptest_config())]
 
