@@ -71,6 +71,9 @@ proptest! {
             }
         }
         // Subscribers that still read get the rest.
+        let published = feed.counters().messages_in;
+        let subscribed =
+            readers.each_mut().map(|reader| reader.machine().status().state == "open");
         for reader in &mut readers {
             reader.play(&Op::ShutDown);
             reader.play_out();
@@ -85,8 +88,8 @@ proptest! {
         if on_lag != LagPolicy::Block && lag_wait.is_zero() {
             prop_assert_eq!(counters.paused, Duration::ZERO);
         }
-        let mut whole = 0;
-        for reader in readers {
+        let (mut whole, mut complete) = (0, 0);
+        for (reader, subscribed) in readers.into_iter().zip(subscribed) {
             let transcript = reader.transcript();
             let (seen, begun) = parse(framing, &transcript.output);
             whole += seen.len() as u64;
@@ -100,12 +103,20 @@ proptest! {
             }
             if transcript.ending == Some(Ending::Fin) {
                 prop_assert!(begun.is_empty(), "a message that was begun is completed");
+                if subscribed {
+                    complete += 1;
+                    let gap = published - seen.len() as u64;
+                    prop_assert!(on_lag == LagPolicy::Skip || gap == 0, "{} are missing", gap);
+                }
             }
             prop_assert!(on_lag == LagPolicy::Disconnect || transcript.label != Some("lagged"));
         }
         drop(subscribers);
         let counters = feed.counters();
         prop_assert_eq!((counters.subscribers, counters.delivered), (0, whole));
+        if complete == 2 {
+            prop_assert_eq!(whole + counters.skipped, 2 * published, "{:?}", counters);
+        }
     }
 
     #[test]
