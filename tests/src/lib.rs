@@ -25,7 +25,7 @@
 //! ```
 //! use proptest::prelude::*;
 //! use wirestate_core::{Instant, echo, runtime::Runtime, serve};
-//! use wirestate_testkit::{contract::Checked, for_each_seed, script, sim};
+//! use wirestate_testkit::{contract::Checked, for_each_case, for_each_seed, script, sim};
 //!
 //! // Put your machine here, and the most bytes that it may queue. Small buffers find more errors.
 //! let config = echo::Config::default().with_buffer(8.try_into()?);
@@ -36,7 +36,7 @@
 //! // Alone.
 //! let frames = || "[a-z]{0,12}\r\n".prop_map(String::into_bytes);
 //! script::check(|| machine(Instant::EPOCH), frames(), |frames| frames.concat());
-//! proptest!(|(ops in script::ops_of(frames(), 50))| {
+//! for_each_case(256, script::ops_of(frames(), 50), |ops| {
 //!     script::play(&mut machine(Instant::EPOCH), &ops);
 //! });
 //!
@@ -66,25 +66,26 @@
 //! ```
 //!
 //! A failing world names the seed that replays it. The smallest world that fails alike is printed
-//! as a test and saved beside the test: see [`for_each_seed`]. So is a failing script: see
-//! [`proptest_config`]. [`sim::Trace`] lists what happened, one line an event.
+//! as a test and saved beside the test: see [`for_each_seed`]. So is the smallest failing script:
+//! see [`for_each_case`]. [`sim::Trace`] lists what happened, one line an event.
 //! `tests/planted_bugs` in this crate shows which kinds of bug each module finds.
 
 #![forbid(unsafe_code)]
 
+mod cases;
 pub mod contract;
 pub mod coverage;
 pub mod event_loop;
+mod failure;
 pub mod message;
 mod pages;
-mod regressions;
 pub mod script;
 mod seeds;
 pub mod sim;
 pub mod stage;
 
 pub use self::{
-    regressions::proptest_config,
+    cases::{for_each_case, proptest_config, replay_case},
     seeds::{for_each_seed, replay},
 };
 

@@ -18,8 +18,8 @@ use std::{
 use wirestate_timeline::Timeline;
 
 use crate::{
+    failure::{hook_panics, is_quiet},
     script::timeline::Recording,
-    seeds::{hook_panics, is_quiet},
 };
 
 /// A run that may have failed.

@@ -23,7 +23,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    for_each_seed, proptest_config,
+    for_each_case, for_each_seed,
     script::{self, Ending, Op},
     sim::{self, Act, Barrier, Faults, Host, Leftovers, Received, Task, World},
     stage::{self, Stage, Staged},
@@ -322,13 +322,9 @@ impl Model {
     }
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn members_come_and_go_as_in_the_model(
-        actions in proptest::collection::vec((0..4_usize, action()), 0..40),
-    ) {
+#[test]
+fn members_come_and_go_as_in_the_model() {
+    for_each_case(256, proptest::collection::vec((0..4_usize, action()), 0..40), |actions| {
         let mut model = Model::default();
         let mut machines: Vec<_> = machines(4).into_iter().map(Staged::new).collect();
         let mut stage = Stage::new(&mut machines);
@@ -347,27 +343,31 @@ proptest! {
             stage.play_out();
             for (index, connection) in model.connections.iter().enumerate() {
                 let expected = format!("{GREETING}{}", connection.output);
-                prop_assert_eq!(text(stage.output(index)), expected, "member {}", index);
+                assert_eq!(text(stage.output(index)), expected, "member {index}");
             }
         }
-    }
+    });
+}
 
-    /// Any events, in any order: the contract holds, and each line but the last is whole.
-    #[test]
-    fn the_contract_holds(
-        ops in stage::interleaved([script::ops_of(input(), 30), script::ops_of(input(), 30)]),
-    ) {
-        let whole = ["Welcome! ", "* ", "["];
-        for transcript in stage::play_out(machines(2), &ops) {
-            for line in transcript.output.split_inclusive(|byte| *byte == b'\n') {
-                let is_whole = whole.iter().any(|start| {
-                    line.starts_with(start.as_bytes()) || !line.ends_with(b"\n")
-                });
-                let line = line.escape_ascii();
-                prop_assert!(is_whole, "{line}");
+/// Any events, in any order: the contract holds, and each line but the last is whole.
+#[test]
+fn the_contract_holds() {
+    for_each_case(
+        256,
+        stage::interleaved([script::ops_of(input(), 30), script::ops_of(input(), 30)]),
+        |ops| {
+            let whole = ["Welcome! ", "* ", "["];
+            for transcript in stage::play_out(machines(2), &ops) {
+                for line in transcript.output.split_inclusive(|byte| *byte == b'\n') {
+                    let is_whole = whole
+                        .iter()
+                        .any(|start| line.starts_with(start.as_bytes()) || !line.ends_with(b"\n"));
+                    let line = line.escape_ascii();
+                    assert!(is_whole, "{line}");
+                }
             }
-        }
-    }
+        },
+    );
 }
 
 fn input() -> impl Strategy<Value = Vec<u8>> {

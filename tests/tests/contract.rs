@@ -24,7 +24,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     coverage::Coverage,
-    proptest_config,
+    for_each_case,
     script::{self, CONNECTION_ERRORS, Ending, Op, Player},
 };
 
@@ -59,24 +59,24 @@ fn an_active_client_gets_its_bytes_back_and_is_not_timed_out() {
     );
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn an_echo_keeps_the_contract(ops in script::ops(120)) {
+#[test]
+fn an_echo_keeps_the_contract() {
+    for_each_case(256, script::ops(120), |ops| {
         let transcript = script::play_out(&mut checked(config()), &ops);
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-        prop_assert!(transcript.input.starts_with(&transcript.output), "it is not the input");
+        assert_eq!(transcript.done, transcript.reason.is_some());
+        assert!(transcript.input.starts_with(&transcript.output), "it is not the input");
         if matches!(transcript.label, Some("finished" | "shut_down")) {
-            prop_assert_eq!(transcript.ending, Some(Ending::Fin), "a clean end without a FIN");
+            assert_eq!(transcript.ending, Some(Ending::Fin), "a clean end without a FIN");
         }
         if transcript.label == Some("finished") {
-            prop_assert_eq!(&transcript.output, &transcript.input, "bytes are missing");
+            assert_eq!(&transcript.output, &transcript.input, "bytes are missing");
         }
-    }
+    });
+}
 
-    #[test]
-    fn an_echo_with_a_prefix_keeps_the_contract(ops in script::ops(120)) {
+#[test]
+fn an_echo_with_a_prefix_keeps_the_contract() {
+    for_each_case(256, script::ops(120), |ops| {
         let mut machine = checked(prefixed());
         let mut player = Player::new(&mut machine);
         for op in &ops {
@@ -84,130 +84,145 @@ proptest! {
         }
         player.play_out();
         let transcript = player.transcript();
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
+        assert_eq!(transcript.done, transcript.reason.is_some());
         if transcript.label == Some("finished") {
             let chunks: Vec<&Op> = ops.iter().filter(|op| matches!(op, Op::Receive(_))).collect();
             let prefixes = transcript.output.windows(6).filter(|text| text == b"echo: ").count();
-            prop_assert!(prefixes >= chunks.len().min(1).min(transcript.input.len()));
-            prop_assert_eq!((transcript.output.len() - transcript.input.len()) % 6, 0);
+            assert!(prefixes >= chunks.len().min(1).min(transcript.input.len()));
+            assert_eq!((transcript.output.len() - transcript.input.len()) % 6, 0);
         }
-    }
+    });
+}
 
-    /// Between the ops, the client's user sends messages and takes replies.
-    #[test]
-    fn a_client_keeps_the_contract(
-        ops in script::ops(120),
-        message in prop::collection::vec(any::<u8>(), 0..40),
-        echoes in any::<bool>(),
-    ) {
-        let limits = ClientConfig::default().with_max_reply(64);
-        let mut client = Checked::new(Client::new(limits), 40).with_deadlines();
-        let mut player = Player::new(&mut client);
-        for op in &ops {
-            let now = player.now();
-            player.machine().machine_mut().send(message.clone().into(), now);
-            player.play(op);
-            if echoes && matches!(op, Op::Accept(_)) {
-                player.play(&Op::Receive(message.clone()));
-            }
-            if let Some(reply) = player.machine().machine_mut().take_reply() {
-                prop_assert!(reply.len() <= 64 && !reply.is_empty());
-            }
-        }
-        player.play_out();
-        let transcript = player.transcript();
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-    }
-
-    /// What is received is taken now and then, and after each step once the input has ended.
-    #[test]
-    fn a_stream_client_keeps_the_contract(
-        ops in script::ops(120),
-        blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..10),
-        finishes in any::<bool>(),
-    ) {
-        let client = StreamClient::new(StreamConfig::default()).unwrap();
-        let mut client = Checked::new(client, 40);
-        let mut player = Player::new(&mut client);
-        let (mut given, mut taken) = (Vec::new(), Vec::new());
-        let mut blocks = blocks.into_iter();
-        for (i, op) in ops.iter().enumerate() {
-            let now = player.now();
-            let client = player.machine().machine_mut();
-            if client.wants_input() {
-                match blocks.next() {
-                    Some(block) => {
-                        given.extend_from_slice(&block);
-                        prop_assert!(client.send(block.into(), now));
-                    }
-                    None if finishes => client.finish(now),
-                    None => {}
+/// Between the ops, the client's user sends messages and takes replies.
+#[test]
+fn a_client_keeps_the_contract() {
+    for_each_case(
+        256,
+        (script::ops(120), prop::collection::vec(any::<u8>(), 0..40), any::<bool>()),
+        |(ops, message, echoes)| {
+            let limits = ClientConfig::default().with_max_reply(64);
+            let mut client = Checked::new(Client::new(limits), 40).with_deadlines();
+            let mut player = Player::new(&mut client);
+            for op in &ops {
+                let now = player.now();
+                player.machine().machine_mut().send(message.clone().into(), now);
+                player.play(op);
+                if echoes && matches!(op, Op::Accept(_)) {
+                    player.play(&Op::Receive(message.clone()));
+                }
+                if let Some(reply) = player.machine().machine_mut().take_reply() {
+                    assert!(reply.len() <= 64 && !reply.is_empty());
                 }
             }
-            player.play(op);
-            if i % 3 == 0 || blocks.len() == 0 {
-                let now = player.now();
-                taken.extend(player.machine().machine_mut().take(now).unwrap_or_default());
-            }
-        }
-        let now = player.now();
-        taken.extend(player.machine().machine_mut().take(now).unwrap_or_default());
-        player.play_out();
-        let reason = player.machine().reason();
-        let transcript = player.transcript();
-        prop_assert!(given.starts_with(&transcript.output), "it is not the input");
-        prop_assert!(transcript.input.starts_with(&taken), "it was not received");
-        if let Some(StreamReason::Complete { .. }) = reason {
-            prop_assert_eq!(&transcript.output, &given, "bytes are missing");
-            prop_assert_eq!(&transcript.input, &taken, "bytes are missing");
-        }
-    }
+            player.play_out();
+            let transcript = player.transcript();
+            assert_eq!(transcript.done, transcript.reason.is_some());
+        },
+    );
+}
 
-    /// The load's input is random, or an echo of its output.
-    #[test]
-    fn a_load_keeps_the_contract(
-        ops in script::ops(120),
-        messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..4),
-        rounds in 0..4_u64,
-        pace in prop_oneof![Just(Pace::Lockstep), (1..5_usize).prop_map(|n| {
-            Pace::Pipelined(NonZeroUsize::new(n).unwrap())
-        })],
-        rate in prop::option::of(1..1000_u64),
-        echoes in any::<bool>(),
-    ) {
-        let messages: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
-        let config =
-            LoadConfig::default().with_messages(Shared::from(messages)).with_rounds(rounds);
-        let schedule = rate.and_then(NonZeroU64::new).map(|rate| {
-            Schedule { rate, connections: NonZeroUsize::MIN, index: 0 }
-        });
-        let config = config.with_pace(pace).with_schedule(schedule);
-        let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
-        let limit = 12 * 20; // all rounds of all messages
-        let mut load = Checked::new(load, limit).with_deadlines();
-        let mut player = Player::new(&mut load);
-        let mut returned = 0;
-        for op in &ops {
-            if !(echoes && matches!(op, Op::Receive(_))) {
+/// What is received is taken now and then, and after each step once the input has ended.
+#[test]
+fn a_stream_client_keeps_the_contract() {
+    for_each_case(
+        256,
+        (
+            script::ops(120),
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..10),
+            any::<bool>(),
+        ),
+        |(ops, blocks, finishes)| {
+            let client = StreamClient::new(StreamConfig::default()).unwrap();
+            let mut client = Checked::new(client, 40);
+            let mut player = Player::new(&mut client);
+            let (mut given, mut taken) = (Vec::new(), Vec::new());
+            let mut blocks = blocks.into_iter();
+            for (i, op) in ops.iter().enumerate() {
+                let now = player.now();
+                let client = player.machine().machine_mut();
+                if client.wants_input() {
+                    match blocks.next() {
+                        Some(block) => {
+                            given.extend_from_slice(&block);
+                            assert!(client.send(block.into(), now));
+                        }
+                        None if finishes => client.finish(now),
+                        None => {}
+                    }
+                }
                 player.play(op);
+                if i % 3 == 0 || blocks.len() == 0 {
+                    let now = player.now();
+                    taken.extend(player.machine().machine_mut().take(now).unwrap_or_default());
+                }
             }
-            let sent = player.output()[returned..].to_vec();
-            if echoes && !sent.is_empty() {
-                returned += sent.len();
-                player.play(&Op::Receive(sent));
+            let now = player.now();
+            taken.extend(player.machine().machine_mut().take(now).unwrap_or_default());
+            player.play_out();
+            let reason = player.machine().reason();
+            let transcript = player.transcript();
+            assert!(given.starts_with(&transcript.output), "it is not the input");
+            assert!(transcript.input.starts_with(&taken), "it was not received");
+            if let Some(StreamReason::Complete { .. }) = reason {
+                assert_eq!(&transcript.output, &given, "bytes are missing");
+                assert_eq!(&transcript.input, &taken, "bytes are missing");
             }
-        }
-        player.play_out();
-        let transcript = player.transcript();
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-        if transcript.label == Some("complete") {
-            prop_assert_eq!(transcript.input, transcript.output, "the echo was not verified");
-        }
-        if echoes {
-            let blamed = matches!(transcript.label, Some("mismatch" | "surplus"));
-            prop_assert!(!blamed, "it blames the server, which has echoed every byte");
-        }
-    }
+        },
+    );
+}
+
+/// The load's input is random, or an echo of its output.
+#[test]
+fn a_load_keeps_the_contract() {
+    for_each_case(
+        256,
+        (
+            script::ops(120),
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..4),
+            0..4_u64,
+            0..5_usize,
+            prop::option::of(1..1000_u64),
+            any::<bool>(),
+        ),
+        |(ops, messages, rounds, pipelined, rate, echoes)| {
+            let messages: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
+            let config =
+                LoadConfig::default().with_messages(Shared::from(messages)).with_rounds(rounds);
+            let schedule = rate.and_then(NonZeroU64::new).map(|rate| Schedule {
+                rate,
+                connections: NonZeroUsize::MIN,
+                index: 0,
+            });
+            let pace = NonZeroUsize::new(pipelined).map_or(Pace::Lockstep, Pace::Pipelined);
+            let config = config.with_pace(pace).with_schedule(schedule);
+            let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
+            let limit = 12 * 20; // all rounds of all messages
+            let mut load = Checked::new(load, limit).with_deadlines();
+            let mut player = Player::new(&mut load);
+            let mut returned = 0;
+            for op in &ops {
+                if !(echoes && matches!(op, Op::Receive(_))) {
+                    player.play(op);
+                }
+                let sent = player.output()[returned..].to_vec();
+                if echoes && !sent.is_empty() {
+                    returned += sent.len();
+                    player.play(&Op::Receive(sent));
+                }
+            }
+            player.play_out();
+            let transcript = player.transcript();
+            assert_eq!(transcript.done, transcript.reason.is_some());
+            if transcript.label == Some("complete") {
+                assert_eq!(transcript.input, transcript.output, "the echo was not verified");
+            }
+            if echoes {
+                let blamed = matches!(transcript.label, Some("mismatch" | "surplus"));
+                assert!(!blamed, "it blames the server, which has echoed every byte");
+            }
+        },
+    );
 }
 
 /// While output is pending, a message becomes due without a deadline.

@@ -30,7 +30,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     coverage::Coverage,
-    for_each_seed, proptest_config,
+    for_each_case, for_each_seed,
     script::{
         self, CONNECTION_ERRORS, Ending, Op, Transcript, play_out, split_invariant,
         split_invariant_exhaustive,
@@ -162,27 +162,27 @@ async fn run<T>(
     .await
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..proptest_config() })]
-
-    #[test]
-    fn the_contract_is_kept(ops in script::ops(60), hands_over in any::<bool>()) {
+#[test]
+fn the_contract_is_kept() {
+    for_each_case(256, (script::ops(60), any::<bool>()), |(ops, hands_over)| {
         let factory = Factory::new(config().with_write_timeout(seconds(20))).unwrap();
         let handshake = || factory.handshake(NOW, interpret);
         let connection = || factory.connection(NOW, interpret);
         let connection = if hands_over { handshake() } else { connection() };
         script::play(&mut checked(connection), &ops);
-        prop_assert_eq!(factory.buffers_in_use(), 0, "all are given back");
-    }
+        assert_eq!(factory.buffers_in_use(), 0, "all are given back");
+    });
+}
 
-    #[test]
-    fn a_session_sends_back_whole_lines(ops in script::ops(40)) {
+#[test]
+fn a_session_sends_back_whole_lines() {
+    for_each_case(256, script::ops(40), |ops| {
         let transcript = script::play(&mut machine(config(), session), &ops);
         // An error reply may follow the lines.
         let mut lines = transcript.output;
         lines.truncate(lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
-        prop_assert!(transcript.input.starts_with(&lines));
-    }
+        assert!(transcript.input.starts_with(&lines));
+    });
 }
 
 const HANDSHAKE: &[u8] = b"\x04nameok\r\n";

@@ -22,7 +22,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    for_each_seed, proptest_config,
+    for_each_case, for_each_seed,
     script::{self, Check, Ending, Op},
     sim::{Act, Barrier, Faults, Leftovers, Received, Task, World, act},
     stage,
@@ -163,12 +163,11 @@ fn the_output_does_not_depend_on_the_cut() {
     script::split_invariant_exhaustive(machine, b"*1\r\n$1\r\nx\r\n");
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn any_script_keeps_the_contract(
-        ops in script::ops_of(
+#[test]
+fn any_script_keeps_the_contract() {
+    for_each_case(
+        256,
+        script::ops_of(
             prop_oneof![
                 8 => requests().prop_map(Vec::from),
                 1 => Just(request(&["MONITOR"])),
@@ -177,33 +176,39 @@ proptest! {
             ],
             50,
         ),
-    ) {
-        script::play(&mut machines(1)[0], &ops);
-    }
+        |ops| {
+            script::play(&mut machines(1)[0], &ops);
+        },
+    );
+}
 
-    #[test]
-    fn each_monitor_gets_each_request_of_the_others_and_no_wake_up_is_lost(
-        ops in stage::interleaved([
+#[test]
+fn each_monitor_gets_each_request_of_the_others_and_no_wake_up_is_lost() {
+    for_each_case(
+        256,
+        stage::interleaved([
             script::ops_of("incr a\n", 20),
             script::ops_of("incr b\n", 20),
             script::ops_of("incr c\n", 20),
         ]),
-    ) {
-        let monitor = (0..3).map(|index| (index, Op::Receive(b"monitor\n".to_vec())));
-        let ops: Vec<_> = monitor.chain(ops).collect();
-        let transcripts = stage::play_out(machines(3), &ops);
-        let shown_to = |index: usize, key: &str| {
-            let output = String::from_utf8_lossy(&transcripts[index].output).into_owned();
-            output.matches(&format!("\"incr\" \"{key}\"\r\n")).count()
-        };
-        let sent = |index: usize| transcripts[index].input.split(|byte| *byte == b'\n').count() - 2;
-        for (index, key) in ["a", "b", "c"].into_iter().enumerate() {
-            prop_assert_eq!(shown_to(index, key), 0, "its own");
-            for other in (0..3).filter(|other| *other != index) {
-                prop_assert!(shown_to(other, key) <= sent(index));
+        |ops| {
+            let monitor = (0..3).map(|index| (index, Op::Receive(b"monitor\n".to_vec())));
+            let ops: Vec<_> = monitor.chain(ops).collect();
+            let transcripts = stage::play_out(machines(3), &ops);
+            let shown_to = |index: usize, key: &str| {
+                let output = String::from_utf8_lossy(&transcripts[index].output).into_owned();
+                output.matches(&format!("\"incr\" \"{key}\"\r\n")).count()
+            };
+            let sent =
+                |index: usize| transcripts[index].input.split(|byte| *byte == b'\n').count() - 2;
+            for (index, key) in ["a", "b", "c"].into_iter().enumerate() {
+                assert_eq!(shown_to(index, key), 0, "its own");
+                for other in (0..3).filter(|other| *other != index) {
+                    assert!(shown_to(other, key) <= sent(index));
+                }
             }
-        }
-    }
+        },
+    );
 }
 
 /// The table of bad frames in the example's documentation: `frame`, and what follows

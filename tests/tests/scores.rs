@@ -23,7 +23,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    for_each_seed, proptest_config,
+    for_each_case, for_each_seed,
     script::{self, Check, Ending, Op},
     sim::{Act, Barrier, Faults, Leftovers, World, act},
     stage,
@@ -99,12 +99,11 @@ fn the_output_does_not_depend_on_the_cut() {
     script::split_invariant(machine, b"win ann\nscore bob\nwin ann\nlose\nwin ann\n");
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn any_script_keeps_the_contract(
-        ops in script::ops_of(
+#[test]
+fn any_script_keeps_the_contract() {
+    for_each_case(
+        256,
+        script::ops_of(
             prop_oneof![
                 8 => requests().prop_map(String::into_bytes),
                 1 => Just(b"watch\n".to_vec()),
@@ -113,33 +112,39 @@ proptest! {
             ],
             50,
         ),
-    ) {
-        script::play(&mut machines(1)[0], &ops);
-    }
+        |ops| {
+            script::play(&mut machines(1)[0], &ops);
+        },
+    );
+}
 
-    #[test]
-    fn each_watcher_gets_each_win_once_and_no_wake_up_is_lost(
-        ops in stage::interleaved([
+#[test]
+fn each_watcher_gets_each_win_once_and_no_wake_up_is_lost() {
+    for_each_case(
+        256,
+        stage::interleaved([
             script::ops_of("(win ann\n){1,9}", 20).boxed(),
             script::ops_of("(win bob\n){1,9}", 20).boxed(),
             Just(Vec::new()).boxed(), // a watcher that does not read
         ]),
-    ) {
-        // Each connection first sends `watch`, so its news counts the wins of a name from 1.
-        let watch = (0..3).map(|index| (index, Op::Receive(b"watch\n".to_vec())));
-        let ops: Vec<_> = watch.chain(ops).collect();
-        for transcript in stage::play_out(machines(3), &ops) {
-            let mut wins = BTreeMap::new();
-            let output = String::from_utf8(transcript.output).expect("the output is text");
-            // The last line is incomplete if the connection was lost.
-            for line in output.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-                let Some(news) = line.strip_prefix("news: ") else { continue };
-                let (name, count) = news.trim_end().split_once(' ').expect("a name and a count");
-                let last = wins.insert(name.to_owned(), count.parse::<u64>().expect("a count"));
-                prop_assert_eq!(&wins[name], &(last.unwrap_or(0) + 1), "{}", output);
+        |ops| {
+            // Each connection first sends `watch`, so its news counts the wins of a name from 1.
+            let watch = (0..3).map(|index| (index, Op::Receive(b"watch\n".to_vec())));
+            let ops: Vec<_> = watch.chain(ops).collect();
+            for transcript in stage::play_out(machines(3), &ops) {
+                let mut wins = BTreeMap::new();
+                let output = String::from_utf8(transcript.output).expect("the output is text");
+                // The last line is incomplete if the connection was lost.
+                for line in output.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+                    let Some(news) = line.strip_prefix("news: ") else { continue };
+                    let (name, count) =
+                        news.trim_end().split_once(' ').expect("a name and a count");
+                    let last = wins.insert(name.to_owned(), count.parse::<u64>().expect("a count"));
+                    assert_eq!(&wins[name], &(last.unwrap_or(0) + 1), "{output}");
+                }
             }
-        }
-    }
+        },
+    );
 }
 
 /// The table of bad input in the protocol's documentation.

@@ -18,6 +18,7 @@ use wirestate_core::{
     proxy::RelayFactory,
 };
 use wirestate_testkit::{
+    for_each_case,
     script::{
         self, Op, Player,
         RelayOp::{Client, Connected, Upstream},
@@ -148,7 +149,13 @@ fn fails() {
             );
             panic!("a planted failure");
         }
-        "a check" => check("[a-c!]{0,3}"),
+        "a check" => {
+            let lines = |lines: &[String]| lines.concat().into_bytes();
+            script::check(Fragile::new, "[a-c!]{0,3}", lines);
+        }
+        "a case" => for_each_case(64, "[a-c!]{0,9}", |text| {
+            script::play(&mut Fragile::new(), &[receive(&text)]);
+        }),
         "a difference" => {
             let reference = |frames: &[&str]| frames.concat().replace('c', "d").into_bytes();
             script::check(Fragile::new, Just("abc"), reference);
@@ -159,10 +166,6 @@ fn fails() {
         }
         other => panic!("{other}"),
     }
-}
-
-fn check(lines: &'static str) {
-    script::check(Fragile::new, lines, |lines: &[String]| lines.concat().into_bytes());
 }
 
 /// A run in which a task waits for ever.
@@ -304,7 +307,7 @@ fn an_assertion_about_a_script_has_the_page_of_the_last_one() {
             "0ns machine 0: finished",
             "0ns machine 0: state ended",
             "0ns machine 0: reason finished",
-            "0ns machine 0: note skipped: Finished",
+            "0ns machine 0: note skipped: Op::Finished",
         ]
     );
 }
@@ -388,13 +391,16 @@ fn a_deadline_of_a_relay_is_an_event_of_both_sides() {
 }
 
 #[test]
-fn a_check_has_the_page_of_the_smallest_script() {
-    let page = Page::of("a check");
-    assert_eq!(page.failure, "planted bug");
-    let rows = without_deadlines(&page);
-    assert_eq!(rows[..2], ["0ns machine 0: state open", "0ns machine 0: received !"]);
-    assert!(rows[2].starts_with("0ns machine 0: error panicked: planted bug ("), "{rows:?}");
-    assert_eq!(rows.len(), 3);
+fn random_cases_have_the_page_of_the_smallest_one() {
+    for how in ["a check", "a case"] {
+        let page = Page::of(how);
+        let failure = "planted bug (tests/tests/script_pages.rs:";
+        assert!(page.failure.starts_with(failure), "{}", page.failure);
+        let rows = without_deadlines(&page);
+        assert_eq!(rows[..2], ["0ns machine 0: state open", "0ns machine 0: received !"]);
+        assert!(rows[2].starts_with("0ns machine 0: error panicked: planted bug ("), "{rows:?}");
+        assert_eq!(rows.len(), 3);
+    }
 
     let page = Page::of("a difference");
     assert!(page.failure.starts_with("the output differs at byte 2"), "{}", page.failure);

@@ -1,25 +1,23 @@
 //! Checks the output of a machine against a model of its protocol.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     fmt::Debug,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
 
-use proptest::{
-    collection::vec,
-    prelude::*,
-    test_runner::{Config, TestError, TestRunner},
-};
+use proptest::{collection::vec, prelude::*};
 use wirestate_core::{Instant, Machine, Outbound};
 
 use super::{
     Op, Player, Transcript,
-    strategy::{Cutter, Step, steps},
-    timeline,
+    strategy::{Cutter, Step, simpler_ops, simpler_step, steps},
 };
-use crate::proptest_config;
+use crate::{
+    cases::{Smaller, print_script, search},
+    failure::{Failure, Place, is_quiet, quietly},
+};
 
 /// Asserts that the output of `machine` for any list of `frames` is the one that `reference`
 /// returns. As [`Check::run`], with the defaults of [`Check`].
@@ -32,7 +30,7 @@ pub fn check<M: Machine, F: Clone + Debug + Into<Vec<u8>>>(
     frames: impl Strategy<Value = F>,
     reference: impl Fn(&[F]) -> Vec<u8>,
 ) {
-    Check::new().run(machine, frames, reference);
+    Check::new().run_as("check", machine, frames, reference);
 }
 
 /// A check of a machine against a model of its protocol, with options.
@@ -58,24 +56,26 @@ pub fn check<M: Machine, F: Clone + Debug + Into<Vec<u8>>>(
 /// ```
 #[derive(Clone, Debug)]
 pub struct Check {
-    config: Config,
+    cases: u32,
     pauses: Option<Duration>,
 }
 
+impl Default for Check {
+    fn default() -> Self {
+        Self { cases: 256, pauses: None }
+    }
+}
+
 impl Check {
-    /// 256 random scripts (`PROPTEST_CASES`) without pauses. A failing script is saved beside the
-    /// file of the caller ([`proptest_config`]). The search for a smaller one ends after 20 s.
-    #[expect(clippy::new_without_default, reason = "the place of the caller is its input")]
-    #[track_caller]
+    /// 256 random scripts without pauses.
     pub fn new() -> Self {
-        let config = Config { max_shrink_time: 20_000, ..proptest_config() };
-        Self { config, pauses: None }
+        Self::default()
     }
 
-    /// Replaces the configuration of proptest.
+    /// Replaces the number of random scripts. `PROPTEST_CASES` replaces it, too.
     #[must_use]
-    pub fn with_config(self, config: Config) -> Self {
-        Self { config, ..self }
+    pub fn with_cases(self, cases: u32) -> Self {
+        Self { cases, ..self }
     }
 
     /// Lets time pass. The peer is slow, but stays active: less than `limit` passes
@@ -107,9 +107,9 @@ impl Check {
     /// ends the connection is fine if `reference` returns no reply to the frames behind it.
     ///
     /// # Panics
-    /// If the output, the ending or the reason differs, or if the machine panics. The message has
-    /// the smallest script that was found, as a list of [`Op`]s for
-    /// [`play_out`](super::play_out).
+    /// If the output, the ending or the reason differs, or if the machine panics. As
+    /// [`for_each_case`](crate::for_each_case) does, it prints the smallest script as a test, which
+    /// plays [`Op`]s by [`play_out`](super::play_out), and saves it beside the test.
     #[track_caller]
     pub fn run<M: Machine, F: Clone + Debug + Into<Vec<u8>>>(
         self,
@@ -117,11 +117,23 @@ impl Check {
         frames: impl Strategy<Value = F>,
         reference: impl Fn(&[F]) -> Vec<u8>,
     ) {
-        let Self { config, pauses } = self;
+        self.run_as("run", machine, frames, reference);
+    }
+
+    /// As [`run`](Self::run), for a call of `callee`.
+    #[track_caller]
+    fn run_as<M: Machine, F: Clone + Debug + Into<Vec<u8>>>(
+        self,
+        callee: &str,
+        machine: impl Fn() -> M,
+        frames: impl Strategy<Value = F>,
+        reference: impl Fn(&[F]) -> Vec<u8>,
+    ) {
+        let Self { cases, pauses } = self;
+        let place = Place::of_caller();
         let played = RefCell::new(Vec::new());
-        // The second stays one behind once a script has failed.
-        let (begun, passed) = (Cell::new(0), Cell::new(0));
-        let run = |script: &Script<F>| {
+        // The transcript and the expected one, if they differ.
+        let play = |script: &Script<F>| {
             played.borrow_mut().clear();
             let mut machine_under_test = machine();
             let mut run = Run::new(&mut machine_under_test, pauses, script.max_accept, &played);
@@ -136,48 +148,41 @@ impl Check {
             };
             let undisturbed = frames.chunks(joined).flat_map(receive).chain([Op::Eof]).collect();
             let disturbed = played.replace(undisturbed);
-            let (answered, transcript) = play_undisturbed(&mut machine(), &played.borrow());
+            let (answered, mut transcript) = play_undisturbed(&mut machine(), &played.borrow());
             let expected = Transcript { output, ..transcript.clone() };
-            let difference = transcript.difference(&expected).or_else(|| {
+            let mut difference = transcript.difference(&expected);
+            if difference.is_none() {
                 played.replace(disturbed);
-                run.play_end(script, answered).difference(&expected)
-            });
-            difference.map_or(Ok(()), |text| Err(TestCaseError::fail(text)))
-        };
-        let result = TestRunner::new(config).run(&scripts(&frames, pauses), |script| {
-            let counts = begun.get() == passed.get();
-            begun.set(begun.get() + u64::from(counts));
-            run(&script)?;
-            passed.set(passed.get() + u64::from(counts));
-            Ok(())
-        });
-        match result {
-            Ok(()) => {}
-            Err(TestError::Abort(reason)) => panic!("no script can be drawn: {reason}"),
-            Err(TestError::Fail(reason, script)) => {
-                // The script that was played last is not always the smallest one.
-                let _ = catch_unwind(AssertUnwindSafe(|| run(&script)));
-                let ops = played.take();
-                timeline::with_page(reason.message(), || {
-                    super::play_out(&mut machine(), &ops);
-                });
-                let ops: Vec<String> = ops.iter().map(line).collect();
-                panic!(
-                    "{reason}\nafter these ops, and all pending output:{}\nscripts that passed: {}",
-                    ops.concat(),
-                    passed.get()
-                );
+                transcript = run.play_end(script, answered);
+                difference = transcript.difference(&expected);
             }
+            difference.map(|text| (text, transcript, expected))
+        };
+        let test = |script: Script<F>| {
+            if let Some((difference, ..)) = play(&script) {
+                panic!("{difference}");
+            }
+        };
+        let Some(found) = search(&place, cases, &scripts(&frames, pauses), &test) else { return };
+        let (result, _) = quietly(|| catch_unwind(AssertUnwindSafe(|| play(&found.case))));
+        let differs = result.ok().flatten();
+        let failure = match &differs {
+            Some((difference, ..)) => Failure::at(place.location, difference),
+            None => found.failure.clone(),
+        };
+        let ops = played.take();
+        if !is_quiet() {
+            let differs = differs.as_ref().map(|(_, actual, expected)| (actual, expected));
+            let test = print_script(&place, callee, &failure, &ops, differs);
+            eprint!("{}\n\n{test}", found.summary());
         }
+        if let Some((difference, ..)) = differs {
+            // The page is of this script, which is the last one.
+            super::play_out(&mut machine(), &ops);
+            panic!("{difference}");
+        }
+        found.fail(test);
     }
-}
-
-/// `op` as a line of a report. A long one is cut off.
-fn line(op: &Op) -> String {
-    let text = format!("{op:?}");
-    let line = format!("\n  {text:.MAX_LINE$}");
-    let rest = text.len().saturating_sub(MAX_LINE);
-    if rest == 0 { line } else { format!("{line}… and {rest} more characters") }
 }
 
 /// Plays `ops`, the last of which is `Eof`. Also returns the number of bytes sent before that.
@@ -215,10 +220,11 @@ fn scripts<F: Clone + Debug>(
 ) -> impl Strategy<Value = Script<F>> {
     // A flood takes as long as 40 other scripts.
     let flood = prop_oneof![39 => Just(Vec::new()), 1 => vec(frames, 1..=4)];
-    let steps = steps(frames, op(pauses), MAX_STEPS);
+    let last = Smaller { strategy: vec(op(pauses), 0..=MAX_STEPS / 4), simpler: simpler_ops };
+    let steps = steps(frames, op(pauses), MAX_STEPS, simpler_step);
     let max_accept = prop_oneof![Just(usize::MAX), Just(32), Just(3), Just(0)];
     let flood = (flood, prop_oneof![Just(1), Just(64)]);
-    (flood, steps, max_accept, any::<bool>(), vec(op(pauses), 0..=MAX_STEPS / 4)).prop_map(
+    (flood, steps, max_accept, any::<bool>(), last).prop_map(
         |((flood, burst), steps, max_accept, early_fin, last)| Script {
             flood,
             burst,
@@ -410,8 +416,6 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
 
 /// The most frames of a flood, for 64 KiB of replies of 2 bytes.
 const MAX_FLOOD: usize = 1 << 15;
-/// The most characters of a line in a report.
-const MAX_LINE: usize = 400;
 /// The most steps of a script.
 const MAX_STEPS: usize = 80;
 /// The most deadlines of a machine in one pause.

@@ -2,7 +2,11 @@
 //!
 //! A cut is the list of its pieces' sizes, in order. No size is 0.
 
-use std::{fmt::Debug, iter};
+use std::{
+    fmt::Debug,
+    iter,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use rand::{RngExt, SeedableRng};
@@ -10,6 +14,10 @@ use rand_xorshift::XorShiftRng;
 use wirestate_core::Machine;
 
 use super::{Op, Transcript, play_out};
+use crate::{
+    cases::print_script,
+    failure::{Failure, Place, is_quiet, quietly},
+};
 
 /// The cut of `len` bytes into one piece.
 pub fn whole(len: usize) -> Vec<usize> {
@@ -118,8 +126,8 @@ pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]
 /// It tries the whole input, single bytes and 64 random cuts, which are the same in each run.
 ///
 /// # Panics
-/// If a cut changes the result; the message has the first difference, and the cut with as few
-/// pieces as were found.
+/// If a cut changes the result, or if the machine panics. The cut with as few pieces as were found
+/// is printed as a test. The message has the cut and the first difference.
 #[track_caller]
 pub fn split_invariant<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Transcript {
     let mut runner = TestRunner::deterministic();
@@ -127,7 +135,7 @@ pub fn split_invariant<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Tra
         cuts(input.len()).new_tree(&mut runner).expect("the strategy rejects nothing").current()
     });
     let cuts = iter::once(byte_by_byte(input.len())).chain(random_cuts.take(64));
-    invariant(machine, input, cuts)
+    invariant("split_invariant", machine, input, cuts)
 }
 
 /// Like [`split_invariant`], with [`every_cut`] of `input`.
@@ -136,38 +144,55 @@ pub fn split_invariant<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Tra
 /// As [`split_invariant`], or if `input` is longer than 24 bytes.
 #[track_caller]
 pub fn split_invariant_exhaustive<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Transcript {
-    invariant(machine, input, every_cut(input.len()))
+    invariant("split_invariant_exhaustive", machine, input, every_cut(input.len()))
 }
 
 #[track_caller]
 fn invariant<M: Machine>(
+    callee: &str,
     machine: impl Fn() -> M,
     input: &[u8],
     cuts: impl Iterator<Item = Vec<usize>>,
 ) -> Transcript {
-    let transcript = |cut: &[usize], at_end: bool| {
+    let place = Place::of_caller();
+    let ops = |cut: &[usize], at_end: bool| -> Vec<Op> {
         // The kernel accepts the output after each piece, or all of it at the end.
         let accept = (!at_end).then_some(Op::Accept(usize::MAX));
-        let ops: Vec<Op> = pieces(input, cut)
-            .flat_map(|piece| iter::once(Op::Receive(piece.to_vec())).chain(accept.clone()))
-            .chain([Op::Eof])
-            .collect();
-        play_out(&mut machine(), &ops)
+        let pieces = pieces(input, cut);
+        let ops =
+            pieces.flat_map(|piece| iter::once(Op::Receive(piece.to_vec())).chain(accept.clone()));
+        ops.chain([Op::Eof]).collect()
     };
-    let expected = transcript(&whole(input.len()), true);
+    let expected = play_out(&mut machine(), &ops(&whole(input.len()), true));
     for mut cut in cuts {
         for at_end in [false, true] {
-            let difference = |cut: &[usize]| transcript(cut, at_end).difference(&expected);
-            if let Some(mut first) = difference(&cut) {
-                join_pieces(&mut cut, |cut| match difference(cut) {
-                    None => false,
-                    Some(difference) => {
-                        first = difference;
-                        true
-                    }
-                });
-                panic!("cut into {cut:?}, output accepted at the end: {at_end}\n{first}");
+            // A panic, or a difference.
+            let fails = |cut: &[usize]| {
+                let play = || play_out(&mut machine(), &ops(cut, at_end));
+                let (result, panic) = quietly(|| catch_unwind(AssertUnwindSafe(play)));
+                let Ok(transcript) = result else { return Some((panic.unwrap_or_default(), None)) };
+                let difference = transcript.difference(&expected)?;
+                let failure = Failure::at(place.location, &difference);
+                Some((failure, Some((difference, transcript))))
+            };
+            let Some(mut found) = fails(&cut) else { continue };
+            join_pieces(&mut cut, |cut| {
+                let other = fails(cut).filter(|(failure, _)| failure.is_like(&found.0));
+                let is_alike = other.is_some();
+                found = other.unwrap_or_else(|| found.clone());
+                is_alike
+            });
+            let (failure, difference) = found;
+            let ops = ops(&cut, at_end);
+            if !is_quiet() {
+                let differs = difference.as_ref().map(|(_, actual)| (actual, &expected));
+                eprint!("{}", print_script(&place, callee, &failure, &ops, differs));
             }
+            let Some((difference, _)) = difference else {
+                play_out(&mut machine(), &ops);
+                panic!("the machine has panicked, but does not panic again");
+            };
+            panic!("cut into {cut:?}, output accepted at the end: {at_end}\n{difference}");
         }
     }
     expected

@@ -4,12 +4,12 @@
 //! Every list is a valid script, because the player keeps the driver's part of the contract. Input
 //! waits until the machine reads. Any other op that the machine does not allow is skipped. So lists
 //! are easy to generate ([`ops_of`]), to shrink and to write by hand. [`check`] compares the output
-//! with a model of a protocol.
+//! with a model of a protocol. [`for_each_case`](crate::for_each_case) plays random lists, and
+//! prints a failing one as a test.
 //!
 //! ```
-//! use proptest::prelude::*;
 //! use wirestate_core::{Instant, echo};
-//! use wirestate_testkit::{contract::Checked, script::{self, Op, Ending}};
+//! use wirestate_testkit::{contract::Checked, for_each_case, script::{self, Op, Ending}};
 //!
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
@@ -22,9 +22,9 @@
 //! assert_eq!((&*transcript.output, transcript.ending), (&b"hello"[..], Some(Ending::Fin)));
 //!
 //! // Generated scripts: the output is always a prefix of the input.
-//! proptest!(|(ops in script::ops(40))| {
+//! for_each_case(256, script::ops(40), |ops| {
 //!     let transcript = script::play(&mut machine(), &ops);
-//!     prop_assert!(transcript.input.starts_with(&transcript.output));
+//!     assert!(transcript.input.starts_with(&transcript.output));
 //! });
 //! ```
 
@@ -47,6 +47,7 @@ use wirestate_core::{
     drive::{self, MAX_SLICES},
 };
 
+pub(crate) use self::strategy::simpler_ops;
 pub use self::{
     check::{Check, check},
     cut::{
@@ -56,15 +57,18 @@ pub use self::{
     relay::{RelayOp, play_relay},
     strategy::{CONNECTION_ERRORS, garbage, ops, ops_of, truncated},
 };
+use crate::cases::{bytes_source, duration_source};
 
-/// An operation of a script. `Debug` prints bytes as `b"…"`.
+/// An operation of a script. `Debug` prints its source code, in one line also with `{:#?}`.
 ///
 /// ```
 /// use std::time::Duration;
 /// use wirestate_testkit::script::Op;
 ///
 /// let ops = [Op::Receive(b"a\r\n".to_vec()), Op::Advance(Duration::from_millis(1500))];
-/// assert_eq!(format!("{ops:?}"), r#"[Receive(b"a\r\n"), Advance(1.5s)]"#);
+/// let source = r#"[Op::Receive(b"a\r\n".to_vec()), Op::Advance(Duration::from_millis(1500))]"#;
+/// assert_eq!(format!("{ops:?}"), source);
+/// assert_eq!(format!("{:#?}", Op::Receive(vec![b'x'; 4096])), "Op::Receive(vec![b'x'; 4096])");
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub enum Op {
@@ -107,23 +111,27 @@ pub enum Op {
 
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: &usize| match *n {
+            usize::MAX => "usize::MAX".to_owned(),
+            n => n.to_string(),
+        };
         match self {
-            Self::Receive(bytes) => f.debug_tuple("Receive").field(&shown(bytes)).finish(),
-            Self::Eof => f.write_str("Eof"),
+            Self::Receive(bytes) => write!(f, "Op::Receive({})", bytes_source(bytes)),
+            Self::Eof => f.write_str("Op::Eof"),
             Self::Error(direction, error) => {
-                f.debug_tuple("Error").field(direction).field(error).finish()
+                // Without the lines of `{:#?}`.
+                let error = format!("{error:?}");
+                write!(f, "Op::Error(Direction::{direction:?}, ConnectionError::{error})")
             }
-            Self::Accept(usize::MAX) => f.write_str("Accept(usize::MAX)"),
-            Self::Accept(n) => f.debug_tuple("Accept").field(n).finish(),
-            Self::Buffer(usize::MAX) => f.write_str("Buffer(usize::MAX)"),
-            Self::Buffer(n) => f.debug_tuple("Buffer").field(n).finish(),
-            Self::Unacknowledged(n) => f.debug_tuple("Unacknowledged").field(n).finish(),
-            Self::Finished => f.write_str("Finished"),
-            Self::Advance(time) => f.debug_tuple("Advance").field(time).finish(),
-            Self::Timeout => f.write_str("Timeout"),
-            Self::SpuriousTimeout => f.write_str("SpuriousTimeout"),
-            Self::Release => f.write_str("Release"),
-            Self::ShutDown => f.write_str("ShutDown"),
+            Self::Accept(n) => write!(f, "Op::Accept({})", number(n)),
+            Self::Buffer(n) => write!(f, "Op::Buffer({})", number(n)),
+            Self::Unacknowledged(n) => write!(f, "Op::Unacknowledged({})", number(n)),
+            Self::Finished => f.write_str("Op::Finished"),
+            Self::Advance(time) => write!(f, "Op::Advance({})", duration_source(*time)),
+            Self::Timeout => f.write_str("Op::Timeout"),
+            Self::SpuriousTimeout => f.write_str("Op::SpuriousTimeout"),
+            Self::Release => f.write_str("Op::Release"),
+            Self::ShutDown => f.write_str("Op::ShutDown"),
         }
     }
 }

@@ -6,13 +6,14 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use wirestate_core::{ConnectionError, Direction};
 
 use super::Op;
+use crate::cases::Smaller;
 
 /// Scripts of at most `max_len` ops that receive [`garbage`].
 ///
 /// An op accepts at most 32 bytes. Give the machine buffers of that size, so that they fill up and
 /// wrap: most errors are there.
 pub fn ops(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
-    ops_of(garbage(), max_len)
+    cut(steps(garbage(), op(), max_len, simpler_garbage))
 }
 
 /// Scripts of at most `max_len` ops that receive `frames` of your protocol.
@@ -26,7 +27,7 @@ pub fn ops(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
 /// ```
 /// use proptest::prelude::*;
 /// use wirestate_core::{Instant, echo};
-/// use wirestate_testkit::{contract::Checked, script};
+/// use wirestate_testkit::{contract::Checked, for_each_case, script};
 ///
 /// let config = echo::Config::default().with_buffer(8.try_into()?);
 /// let limit = config.buffer_size();
@@ -38,7 +39,7 @@ pub fn ops(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
 ///     1 => script::truncated(commands()),
 ///     1 => script::garbage(),
 /// ];
-/// proptest!(|(ops in script::ops_of(input, 50))| {
+/// for_each_case(256, script::ops_of(input, 50), |ops| {
 ///     script::play(&mut Checked::new(server.machine(Instant::EPOCH), limit), &ops);
 /// });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -47,7 +48,14 @@ pub fn ops_of<F: Clone + Debug + Into<Vec<u8>>>(
     frames: impl Strategy<Value = F>,
     max_len: usize,
 ) -> impl Strategy<Value = Vec<Op>> {
-    steps(frames, op(), max_len).prop_map(|steps| {
+    cut(steps(frames, op(), max_len, simpler_step))
+}
+
+/// The ops of a script.
+fn cut<F: Debug + Into<Vec<u8>>>(
+    steps: impl Strategy<Value = Vec<Step<F>>>,
+) -> impl Strategy<Value = Vec<Op>> {
+    steps.prop_map(|steps| {
         let mut cutter = Cutter::default();
         steps.into_iter().filter_map(|step| cutter.op(step.into_bytes())).collect()
     })
@@ -97,10 +105,12 @@ impl<F> Step<F> {
 }
 
 /// At most `max_len` steps: three of ten are frames, if `op` has the weight of all other ops.
+/// `simpler` returns steps to try instead of one in a failing script.
 pub(super) fn steps<F: Clone + Debug>(
     frames: impl Strategy<Value = F>,
     op: impl Strategy<Value = Op>,
     max_len: usize,
+    simpler: fn(&Step<F>) -> Vec<Step<F>>,
 ) -> impl Strategy<Value = Vec<Step<F>>> {
     // The first alternatives are those that a failing script shrinks to.
     let held = prop_oneof![8 => Just(0), 2 => 1..=3_usize, 2 => size(), 1 => Just(usize::MAX)];
@@ -109,7 +119,72 @@ pub(super) fn steps<F: Clone + Debug>(
         25 => op.prop_map(Step::Op),
         3 => size().prop_map(Step::More),
     ];
-    vec(step, 0..=max_len)
+    Smaller { strategy: vec(step, 0..=max_len), simpler }
+}
+
+/// The same step with smaller numbers, and the same frame.
+pub(super) fn simpler_step<F: Clone>(step: &Step<F>) -> Vec<Step<F>> {
+    match step {
+        Step::Frame { held: 0, .. } | Step::More(_) => Vec::new(),
+        Step::Frame { frame, .. } => vec![Step::Frame { frame: frame.clone(), held: 0 }],
+        Step::Op(op) => simpler_ops(op).into_iter().map(Step::Op).collect(),
+    }
+}
+
+/// As [`simpler_step`], if any bytes are a frame.
+fn simpler_garbage(step: &Step<Vec<u8>>) -> Vec<Step<Vec<u8>>> {
+    let mut steps = simpler_step(step);
+    if let Step::Frame { frame, held } = step {
+        let frames = simpler_bytes(frame).into_iter();
+        steps.extend(frames.map(|frame| Step::Frame { frame, held: *held }));
+    }
+    steps
+}
+
+/// Shorter and simpler bytes.
+fn simpler_bytes(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let shorter = smaller(bytes.len()).into_iter().map(|n| bytes[..n].to_vec());
+    let later = smaller(bytes.len()).into_iter().map(|n| bytes[bytes.len() - n..].to_vec());
+    let equal = vec![b'a'; bytes.len()];
+    let distinct: Vec<u8> = (b'a'..=b'z').cycle().take(bytes.len()).collect();
+    let simpler = match bytes {
+        bytes if bytes == equal => Vec::new(),
+        bytes if bytes == distinct => vec![equal],
+        _ => vec![equal, distinct],
+    };
+    shorter.chain(later).chain(simpler).collect()
+}
+
+/// Smaller numbers, but not 0.
+fn smaller(n: usize) -> Vec<usize> {
+    [1, n / 2, n.saturating_sub(1)].into_iter().filter(|smaller| (1..n).contains(smaller)).collect()
+}
+
+/// The same op with smaller or rounder numbers.
+pub(crate) fn simpler_ops(op: &Op) -> Vec<Op> {
+    match op {
+        Op::Accept(n) if *n < usize::MAX => smaller(*n).into_iter().map(Op::Accept).collect(),
+        Op::Buffer(n) => smaller(*n).into_iter().map(Op::Buffer).collect(),
+        Op::Advance(time) => {
+            let smaller = |unit: Duration| {
+                let rest = time.as_nanos() % unit.as_nanos();
+                let rest = Duration::from_nanos(u64::try_from(rest).unwrap_or(0));
+                time.checked_sub(rest).filter(|smaller| smaller < time)
+            };
+            let units = [1000, 60, 10, 1].map(Duration::from_secs);
+            units.into_iter().filter_map(smaller).map(Op::Advance).collect()
+        }
+        Op::Receive(_)
+        | Op::Eof
+        | Op::Error(..)
+        | Op::Accept(_)
+        | Op::Unacknowledged(_)
+        | Op::Finished
+        | Op::Timeout
+        | Op::SpuriousTimeout
+        | Op::Release
+        | Op::ShutDown => Vec::new(),
+    }
 }
 
 /// Sizes below 64 KiB. Each order of magnitude is equally frequent.

@@ -2,25 +2,17 @@
 
 use std::{
     borrow::Cow,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use wirestate_core::{Event, Instant, Machine};
 use wirestate_timeline::{Event as Shown, Lane, Payload, Timeline};
 
-use crate::{
-    pages::{self, Run},
-    seeds::quietly,
-};
+use crate::pages::{self, Run};
 
 /// The events of the machines that are played together.
 #[derive(Clone, Debug)]
-pub(crate) struct Recording {
-    played: Arc<Mutex<Played>>,
-    /// Whether all machines are played together: those of one call of [`with_page`].
-    takes_all: bool,
-}
+pub(crate) struct Recording(Arc<Mutex<Played>>);
 
 #[derive(Debug)]
 struct Played {
@@ -31,35 +23,15 @@ struct Played {
     playing: Option<Lane>,
 }
 
-/// Calls `run`, which plays a script that fails as `failure` says, and writes its page. Its panic
-/// is neither printed nor continued.
-///
-/// Does nothing without the environment variable, while a failure is made smaller, or if the test
-/// expects the failure.
-pub(crate) fn with_page(failure: &str, run: impl FnOnce()) {
-    if !pages::are_on() {
-        return;
-    }
-    let recording = Recording::new(true);
-    pages::keep(Some(Run::Script(recording.clone())));
-    let (result, panic) = quietly(|| catch_unwind(AssertUnwindSafe(run)));
-    let panic = panic.filter(|_| result.is_err()).map(|panic| {
-        let (place, message) = panic.text();
-        format!("{message} ({place})")
-    });
-    pages::keep(None);
-    pages::write("script", &recording.page(failure, panic.as_deref()));
-}
-
 impl Recording {
-    fn new(takes_all: bool) -> Self {
+    fn new() -> Self {
         let played = Played {
             timeline: Timeline::new(pages::test_name("a script")),
             machines: 0,
             now: Instant::EPOCH,
             playing: None,
         };
-        Self { played: Arc::new(Mutex::new(played)), takes_all }
+        Self(Arc::new(Mutex::new(played)))
     }
 
     /// The recording of a machine that is played from now on: the one of the machines that are
@@ -67,12 +39,11 @@ impl Recording {
     fn of_machine() -> Option<Self> {
         if let Some(Run::Script(recording)) = pages::last() {
             // One is the thread's, and one is this copy.
-            let is_played = Arc::strong_count(&recording.played) > 2;
-            if recording.takes_all || (is_played && pages::are_on()) {
+            if Arc::strong_count(&recording.0) > 2 && pages::are_on() {
                 return Some(recording);
             }
         }
-        let recording = pages::are_on().then(|| Self::new(false))?;
+        let recording = pages::are_on().then(Self::new)?;
         pages::keep(Some(Run::Script(recording.clone())));
         Some(recording)
     }
@@ -92,7 +63,7 @@ impl Recording {
     }
 
     fn played(&self) -> MutexGuard<'_, Played> {
-        self.played.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,25 +1,22 @@
 //! Runs a test with many seeds, and names the seed that fails.
 
-mod panics;
 mod printed;
 mod saved;
 mod shrink;
 
 use std::{
     env,
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     io::Write as _,
     ops::Range,
-    panic::{Location, resume_unwind},
-    path::PathBuf,
+    panic::resume_unwind,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-pub(crate) use self::panics::{hook_panics, is_quiet, quietly};
 use self::saved::Case;
 use crate::{
+    failure::{Place, SHRINK_FOR, is_quiet, seconds, shrink_for, variable},
     pages,
     sim::{
         Decisions,
@@ -142,28 +139,11 @@ pub fn replay(seed: u64, decisions: &str, test: impl FnOnce(u64)) {
     }
 }
 
-/// A call of [`for_each_seed`].
-struct Place {
-    location: &'static Location<'static>,
-    /// The source file, if it is on this machine.
-    source: Option<PathBuf>,
-    /// The name of the test, if the test harness has named the thread.
-    test: Option<String>,
-}
-
 impl Place {
-    #[track_caller]
-    fn of_caller() -> Self {
-        let location = Location::caller();
-        let source = saved::source(location);
-        let test = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
-        Self { location, source, test }
-    }
-
     /// The saved worlds of this test.
     #[track_caller]
     fn saved(&self) -> Vec<Case> {
-        let (Some(source), Some(test)) = (&self.source, &self.test) else { return Vec::new() };
+        let (Some(source), Some(test)) = (&self.file, &self.test) else { return Vec::new() };
         let file = saved::file(source);
         let mut cases =
             saved::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -187,7 +167,7 @@ impl Place {
         }
         let name = self.test.clone().unwrap_or_else(|| "fails".to_owned());
         let case = Case { test: name, seed, decisions: smallest.decisions.clone() };
-        let file = self.source.as_deref().map(saved::file).filter(|_| self.test.is_some());
+        let file = self.file.as_deref().map(saved::file).filter(|_| self.test.is_some());
         let saved = match file {
             None => "not saved, since the test has no name or no source file".to_owned(),
             Some(file) => match saved::append(&file, &case) {
@@ -201,19 +181,12 @@ impl Place {
             let _ = case::run(Mode::Replay(decisions), None, test);
         }
         let found = if smallest.is_minimal { "" } else { ", when the time was over" };
-        let source = self.source.as_ref().and_then(|source| fs::read_to_string(source).ok());
-        let place = (self.location.line() as usize, self.location.column() as usize);
-        let test = printed::test(source.as_deref(), place, &case, &smallest);
+        let test = printed::test(self, &case, &smallest);
         eprintln!(
             "the smallest world that fails alike, of {runs} in {time:.1} s{found}; {saved}\n\n\
              {test}"
         );
     }
-}
-
-/// The function of a test: its name without modules.
-fn function(test: &str) -> &str {
-    test.rsplit("::").next().unwrap_or(test)
 }
 
 /// The seeds of a test.
@@ -231,12 +204,7 @@ impl Seeds {
     /// What the environment variables choose, or from 0 to `default` − 1.
     #[track_caller]
     fn chosen(default: u64) -> Self {
-        let seconds = |name| {
-            variable(name, "a number of seconds", |text| {
-                Duration::try_from_secs_f64(text.parse().ok()?).ok()
-            })
-        };
-        let shrink_for = seconds("WIRESTATE_SHRINK_SECONDS");
+        let shrink_for = shrink_for();
         if let Some(seed) = variable("WIRESTATE_SEED", "a number", |text| text.parse().ok()) {
             let range = seed..u64::saturating_add(seed, 1);
             let shrink_for = shrink_for.unwrap_or_default();
@@ -256,14 +224,6 @@ impl Seeds {
     }
 }
 
-/// The value of an environment variable. `None` if it is not set.
-#[track_caller]
-fn variable<T>(name: &str, form: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-    let value = env::var(name).ok()?;
-    let Some(parsed) = parse(&value) else { panic!("{name} must be {form}, not {value:?}") };
-    Some(parsed)
-}
-
 /// Appends a line to the file that `WIRESTATE_COUNTS` names.
 #[track_caller]
 fn count(seeds: u64, worlds: u64, began: Instant, outcome: &str) {
@@ -281,12 +241,10 @@ fn count(seeds: u64, worlds: u64, began: Instant, outcome: &str) {
 
 /// The most decisions of a world that is saved although the time was over.
 const MANY: usize = 200;
-/// The longest time for which a failure is made smaller.
-const SHRINK_FOR: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::{fs, panic::Location, process::Command};
 
     use super::*;
     use crate::sim::World;
@@ -318,7 +276,7 @@ mod tests {
         }
         let place = |test: &str| Place {
             location: Location::caller(),
-            source: Some(source.clone()),
+            file: Some(source.clone()),
             test: Some(test.to_owned()),
         };
         let seeds = |test| place(test).saved().iter().map(|case| case.seed).collect::<Vec<_>>();

@@ -1,70 +1,38 @@
 //! A failing world as a test in Rust.
 
-use std::{collections::BTreeSet, fmt::Write as _, num::NonZeroU64, ops::RangeInclusive};
+use std::{collections::BTreeSet, fmt::Write as _, num::NonZeroU64};
 
 use super::{saved::Case, shrink::Smallest};
-use crate::sim::decisions::{Choice, Decision, Number};
-
-/// The test that has a call in line `call` (from 0).
-fn lines_of_test(lines: &[&str], call: usize) -> Option<RangeInclusive<usize>> {
-    let start = (0..=call).rev().find(|i| lines[*i].trim() == "#[test]")?;
-    let indent = indent(lines[start]);
-    let is_end = |i: &usize| lines[*i].strip_prefix(indent) == Some("}");
-    let end = (start..lines.len()).find(is_end).filter(|end| *end > call)?;
-    Some(start..=end)
-}
-
-fn indent(line: &str) -> &str {
-    &line[..line.len() - line.trim_start().len()]
-}
+use crate::{
+    failure::{Copy, Place},
+    sim::decisions::{Choice, Decision, Number},
+};
 
 /// A test that runs only the world of `case`.
 ///
-/// If the call of `for_each_seed` at `line` and `column` (from 1) of `source` is in a test, this is
-/// a copy of that test. Otherwise its body is left to the reader.
-pub(super) fn test(
-    source: Option<&str>,
-    (line, column): (usize, usize),
-    case: &Case,
-    smallest: &Smallest,
-) -> String {
-    let name = super::function(&case.test);
-    let copy = source.and_then(|source| {
-        let lines: Vec<&str> = source.lines().collect();
-        let call = line.checked_sub(1)?;
-        let range = lines_of_test(&lines, call)?;
-        let (before, after) = lines[call].split_at_checked(column - 1)?;
-        let (_, after) = after.split_once("for_each_seed(")?;
-        let (_, closure) = split_argument(after)?;
-        let world = world(case, indent(lines[call]));
-        let replay = format!("wirestate_testkit::replay({}, world,", case.seed);
-        let mut text = comment(indent(lines[*range.start()]), smallest);
-        for (i, line) in range.clone().zip(&lines[range]) {
-            let line = if i == call {
-                &format!("{world}\n{before}{replay}{closure}")
-            } else if line.trim_start().starts_with("fn ") && i < call {
-                &line.replacen(&format!("fn {name}("), &format!("fn {name}_{}(", case.seed), 1)
-            } else {
-                *line
-            };
-            let _ = writeln!(text, "{line}");
-        }
-        Some(text)
-    });
-    copy.unwrap_or_else(|| {
-        let (seed, comment, world) = (case.seed, comment("", smallest), world(case, "    "));
-        format!(
-            "{comment}#[test]\nfn {name}_{seed}() {{\n{world}\n    \
-             wirestate_testkit::replay({seed}, world, |seed| {{\n        \
-             // as in `for_each_seed`\n    }});\n}}\n",
-        )
-    })
+/// If the call of `for_each_seed` is in a test, this is a copy of that test. Otherwise its body is
+/// left to the reader.
+pub(super) fn test(place: &Place, case: &Case, smallest: &Smallest) -> String {
+    let (seed, name) = (case.seed, place.function());
+    let source = place.source().unwrap_or_default();
+    let copy = Copy::of(&source, place, "for_each_seed");
+    if let Some((copy, test)) = copy.as_ref().and_then(|copy| Some((copy, copy.arguments.last()?)))
+    {
+        let call = format!("wirestate_testkit::replay({seed}, world, {test})");
+        let world = world(case, copy.call_indent) + "\n";
+        return comment(copy.indent, smallest) + &copy.with(&seed.to_string(), "", &world, &call);
+    }
+    let (comment, world) = (comment("", smallest), world(case, "    "));
+    format!(
+        "{comment}#[test]\nfn {name}_{seed}() {{\n{world}\n    \
+         wirestate_testkit::replay({seed}, world, |seed| {{\n        \
+         // as in `for_each_seed`\n    }});\n}}\n",
+    )
 }
 
 /// How the test fails, and what its peers do.
 fn comment(indent: &str, smallest: &Smallest) -> String {
-    let (place, message) = smallest.failure.text();
-    let mut text = format!("{indent}// Fails at {place}:\n{indent}// {message}\n");
+    let mut text = smallest.failure.comment(indent);
     let streams: BTreeSet<_> = smallest.acts.iter().map(|act| &act.stream).collect();
     for stream in streams.iter().take(MAX_PEERS) {
         let mut line = format!("{indent}// {stream} performs");
@@ -170,20 +138,6 @@ fn nth(number: u64) -> String {
         _ => "th",
     };
     format!("{number}{suffix}")
-}
-
-/// Splits the rest of a call at the comma behind the next argument.
-fn split_argument(rest: &str) -> Option<(&str, &str)> {
-    let mut depth = 0;
-    for (i, char) in rest.char_indices() {
-        match char {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth -= 1,
-            ',' if depth == 0 => return Some((&rest[..i], &rest[i + 1..])),
-            _ => {}
-        }
-    }
-    None
 }
 
 /// The most peers whose acts are shown.

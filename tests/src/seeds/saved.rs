@@ -1,10 +1,9 @@
 //! Failing worlds, saved in a file beside the test.
 
 use std::{
-    env, fmt,
+    fmt,
     fs::{self, OpenOptions},
     io::{self, Write as _},
-    panic::Location,
     path::{Path, PathBuf},
 };
 
@@ -17,13 +16,6 @@ pub(super) struct Case {
     pub(super) test: String,
     pub(super) seed: u64,
     pub(super) decisions: Decisions,
-}
-
-/// The source file of `place`. `None` if it is not on this machine.
-pub(super) fn source(place: &Location<'_>) -> Option<PathBuf> {
-    // Cargo compiles in the directory of the workspace, and tests in that of the package.
-    let dir = env::current_dir().ok()?;
-    dir.ancestors().map(|dir| dir.join(place.file())).find(|path| path.is_file())
 }
 
 /// The file for the worlds of the tests in `source`.

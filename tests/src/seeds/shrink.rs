@@ -10,11 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::panics::{Failure, quietly};
-use crate::sim::{
-    Decisions,
-    case::{self, Limit, Mode, Run},
-    decisions::{Choice, Decision, Number, PerformedAct, SEND_ONLY, SKIP_ACT},
+use crate::{
+    failure::{Failure, quietly},
+    sim::{
+        Decisions,
+        case::{self, Limit, Mode, Run},
+        decisions::{Choice, Decision, Number, PerformedAct, SEND_ONLY, SKIP_ACT},
+    },
 };
 
 /// The smallest failing world that was found.

@@ -12,11 +12,11 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    proptest_config,
+    for_each_case,
     script::{self, Ending, Op, Player},
 };
 
-use crate::messages::{DELIMITER, fixed, framing, lines, parse, plausible, prefixed};
+use crate::messages::{DELIMITER, any_frames, fixed, lines, parse, plausible, prefixed};
 
 fn feed(framing: Framing) -> Feed {
     let config = Config::default()
@@ -34,14 +34,10 @@ fn published(subscriber: &mut Subscriber) -> Vec<u8> {
     script::play_out(subscriber, &[Op::Release]).output
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn an_upstream_publishes_complete_messages_and_counts_the_rest(
-        framing in framing(),
-        ops in script::ops(120),
-    ) {
+#[test]
+fn an_upstream_publishes_complete_messages_and_counts_the_rest() {
+    for_each_case(256, (any_frames(), script::ops(120)), |(frames, ops)| {
+        let framing = frames.framing();
         let feed = feed(framing);
         let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
         let mut upstream = upstream(&feed);
@@ -52,92 +48,103 @@ proptest! {
             } else {
                 player.play(&op);
             }
-            prop_assert!(player.output().is_empty(), "an upstream has output");
+            assert!(player.output().is_empty(), "an upstream has output");
         }
         player.play_out();
         let transcript = player.transcript();
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
+        assert_eq!(transcript.done, transcript.reason.is_some());
 
         let (messages, tail) = parse(framing, &transcript.input);
-        prop_assert_eq!(published(&mut subscriber), messages.concat());
+        assert_eq!(published(&mut subscriber), messages.concat());
         let counters = feed.counters();
-        prop_assert_eq!(counters.messages_in, messages.len() as u64);
-        prop_assert_eq!(counters.upstream_up, !transcript.done);
+        assert_eq!(counters.messages_in, messages.len() as u64);
+        assert_eq!(counters.upstream_up, !transcript.done);
         let dropped = if transcript.done { tail.len() as u64 } else { 0 };
-        prop_assert_eq!(counters.tail_bytes_dropped, dropped);
-    }
+        assert_eq!(counters.tail_bytes_dropped, dropped);
+    });
+}
 
-    #[test]
-    fn an_upstream_without_messages_publishes_every_byte(ops in script::ops(120)) {
+#[test]
+fn an_upstream_without_messages_publishes_every_byte() {
+    for_each_case(256, script::ops(120), |ops| {
         let feed = feed(Framing::None);
         let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
         let transcript = script::play_out(&mut upstream(&feed), &ops);
-        prop_assert_eq!(published(&mut subscriber), transcript.input);
-        prop_assert_eq!(feed.counters().tail_bytes_dropped, 0);
-    }
+        assert_eq!(published(&mut subscriber), transcript.input);
+        assert_eq!(feed.counters().tail_bytes_dropped, 0);
+    });
+}
 
-    /// The source's input is random.
-    #[test]
-    fn a_source_keeps_the_contract_and_numbers_its_messages(
-        ops in script::ops(120),
-        size in 22..80_usize,
-        rate in prop_oneof![Just(0), 1..2000_u64],
-        count in prop::option::of(0..200_u64),
-    ) {
-        let size = NonZeroUsize::new(size).unwrap();
-        let config =
-            MessageSourceConfig::default().with_size(size).with_rate(rate).with_count(count);
-        let source = MessageSource::new(config, Instant::EPOCH).unwrap();
-        let mut source = Checked::new(source, 64 * 1024).with_deadlines();
-        let mut player = Player::new(&mut source);
-        for op in &ops {
-            player.play(op);
-        }
-        if count.is_some() {
-            let due = Duration::from_secs(1000);
-            for op in [Op::Advance(due), Op::SpuriousTimeout, Op::Accept(usize::MAX)] {
-                player.play(&op);
+/// The source's input is random.
+#[test]
+fn a_source_keeps_the_contract_and_numbers_its_messages() {
+    for_each_case(
+        256,
+        (
+            script::ops(120),
+            22..80_usize,
+            prop_oneof![Just(0), 1..2000_u64],
+            prop::option::of(0..200_u64),
+        ),
+        |(ops, size, rate, count)| {
+            let size = NonZeroUsize::new(size).unwrap();
+            let config =
+                MessageSourceConfig::default().with_size(size).with_rate(rate).with_count(count);
+            let source = MessageSource::new(config, Instant::EPOCH).unwrap();
+            let mut source = Checked::new(source, 64 * 1024).with_deadlines();
+            let mut player = Player::new(&mut source);
+            for op in &ops {
+                player.play(op);
+            }
+            if count.is_some() {
+                let due = Duration::from_secs(1000);
+                for op in [Op::Advance(due), Op::SpuriousTimeout, Op::Accept(usize::MAX)] {
+                    player.play(&op);
+                }
+                player.play_out();
+            }
+            let transcript = player.transcript();
+            let messages = transcript.output.chunks(size.get());
+            for (number, message) in messages.enumerate() {
+                let expected = format!("{number:020} ");
+                let n = expected.len().min(message.len());
+                assert_eq!(&message[..n], &expected.as_bytes()[..n]);
+                assert!(message.len() < size.get() || message.ends_with(b"\n"));
+            }
+            if transcript.ending == Some(Ending::Fin) {
+                assert_eq!(transcript.output.len() % size, 0, "the last message is complete");
+            }
+            if transcript.label == Some("finished") {
+                let bytes = usize::try_from(count.unwrap()).unwrap() * size.get();
+                assert_eq!(transcript.output.len(), bytes);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_client_returns_every_byte() {
+    for_each_case(
+        256,
+        (script::ops(120), prop::collection::vec(any::<bool>(), 120)),
+        |(ops, takes)| {
+            let mut client = Checked::new(Client::new(), 0).with_deadlines();
+            let mut player = Player::new(&mut client);
+            let mut taken = Vec::new();
+            for (op, takes) in ops.iter().zip(takes) {
+                player.play(op);
+                if takes && let Some(bytes) = player.machine().machine_mut().take() {
+                    assert!(!bytes.is_empty());
+                    taken.extend_from_slice(&bytes);
+                }
             }
             player.play_out();
-        }
-        let transcript = player.transcript();
-        let messages = transcript.output.chunks(size.get());
-        for (number, message) in messages.enumerate() {
-            let expected = format!("{number:020} ");
-            let n = expected.len().min(message.len());
-            prop_assert_eq!(&message[..n], &expected.as_bytes()[..n]);
-            prop_assert!(message.len() < size.get() || message.ends_with(b"\n"));
-        }
-        if transcript.ending == Some(Ending::Fin) {
-            prop_assert_eq!(transcript.output.len() % size, 0, "the last message is complete");
-        }
-        if transcript.label == Some("finished") {
-            let bytes = usize::try_from(count.unwrap()).unwrap() * size.get();
-            prop_assert_eq!(transcript.output.len(), bytes);
-        }
-    }
-
-    #[test]
-    fn a_client_returns_every_byte(
-        ops in script::ops(120),
-        takes in prop::collection::vec(any::<bool>(), 120),
-    ) {
-        let mut client = Checked::new(Client::new(), 0).with_deadlines();
-        let mut player = Player::new(&mut client);
-        let mut taken = Vec::new();
-        for (op, takes) in ops.iter().zip(takes) {
-            player.play(op);
-            if takes && let Some(bytes) = player.machine().machine_mut().take() {
-                prop_assert!(!bytes.is_empty());
-                taken.extend_from_slice(&bytes);
-            }
-        }
-        player.play_out();
-        taken.extend(player.machine().machine_mut().take().into_iter().flatten());
-        let transcript = player.transcript();
-        prop_assert_eq!(taken, transcript.input);
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-    }
+            taken.extend(player.machine().machine_mut().take().into_iter().flatten());
+            let transcript = player.transcript();
+            assert_eq!(taken, transcript.input);
+            assert_eq!(transcript.done, transcript.reason.is_some());
+        },
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use wirestate_core::{
         SubscriberReason, Upstream,
     },
 };
-use wirestate_testkit::{proptest_config, script};
+use wirestate_testkit::{for_each_case, script};
 
 use crate::messages::fixed;
 
@@ -138,19 +138,21 @@ enum Action {
     Poll(usize),
     /// The kernel accepts so many bytes of a subscriber.
     Write(usize, usize),
-    /// A reader fetches, after it has acknowledged so many chunks.
-    Read(Pace, usize),
+    /// The reader that blocks fetches, after it has acknowledged so many chunks.
+    Read(usize),
+    /// The one that never blocks does so.
+    ReadLatest(usize),
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let pace = prop_oneof![Just(Pace::Blocks), Just(Pace::NeverBlocks)];
     prop_oneof![
         1 => Just(Action::Connect),
         6 => (1..20_usize).prop_map(Action::Send),
         1 => Just(Action::Join),
         3 => (0..9_usize).prop_map(Action::Poll),
         4 => (0..9_usize, 1..20_usize).prop_map(|(k, n)| Action::Write(k, n)),
-        4 => (pace, 0..4_usize).prop_map(|(pace, n)| Action::Read(pace, n)),
+        2 => (0..4_usize).prop_map(Action::Read),
+        2 => (0..4_usize).prop_map(Action::ReadLatest),
     ]
 }
 
@@ -196,105 +198,117 @@ impl Model {
     }
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn epochs_never_mix_and_a_reader_that_blocks_misses_nothing(
-        actions in prop::collection::vec(action(), 1..150),
-        on_gap in prop_oneof![Just(GapPolicy::Continue), Just(GapPolicy::Disconnect)],
-        on_lag in prop_oneof![Just(LagPolicy::Disconnect), Just(LagPolicy::Skip)],
-        window in 4..900_usize,
-    ) {
-        let feed = Feed::new(config(on_gap).with_on_lag(on_lag).with_window(window)).unwrap();
-        let mut blocks = Model::new(&feed, Pace::Blocks);
-        let mut never_blocks = Model::new(&feed, Pace::NeverBlocks);
-        let mut upstream = Upstream::new(&feed, NOW);
-        // How many bytes each connection has sent.
-        let mut connections = vec![0_usize];
-        let mut subscribers: Vec<(Subscriber, Vec<u8>)> = Vec::new();
-        for action in actions {
-            match action {
-                Action::Connect => {
-                    upstream = Upstream::new(&feed, NOW);
-                    connections.push(0);
-                }
-                Action::Send(n) => {
-                    poll_shared(&mut upstream);
-                    let connection = u8::try_from(connections.len() - 1).unwrap();
-                    let sent = connections.last_mut().unwrap();
-                    let stream: Vec<u8> =
-                        (0..=(*sent + n) / 4).flat_map(|k| message(connection, k)).collect();
-                    let mut rest = &stream[*sent..*sent + n];
-                    drive::deliver(&mut upstream, &mut rest, NOW);
-                    *sent += n - rest.len();
-                }
-                Action::Join => subscribers.push((Subscriber::new(&feed, NOW), Vec::new())),
-                Action::Poll(k) => {
-                    if let Some((subscriber, _)) = subscribers.get_mut(k) {
-                        poll_shared(subscriber);
+#[test]
+fn epochs_never_mix_and_a_reader_that_blocks_misses_nothing() {
+    for_each_case(
+        256,
+        (
+            prop::collection::vec(action(), 1..150),
+            prop_oneof![Just(GapPolicy::Continue), Just(GapPolicy::Disconnect)],
+            prop_oneof![Just(LagPolicy::Disconnect), Just(LagPolicy::Skip)],
+            4..900_usize,
+        ),
+        |(actions, on_gap, on_lag, window)| {
+            let feed = Feed::new(config(on_gap).with_on_lag(on_lag).with_window(window)).unwrap();
+            let mut blocks = Model::new(&feed, Pace::Blocks);
+            let mut never_blocks = Model::new(&feed, Pace::NeverBlocks);
+            let mut upstream = Upstream::new(&feed, NOW);
+            // How many bytes each connection has sent.
+            let mut connections = vec![0_usize];
+            let mut subscribers: Vec<(Subscriber, Vec<u8>)> = Vec::new();
+            for action in actions {
+                match action {
+                    Action::Connect => {
+                        upstream = Upstream::new(&feed, NOW);
+                        connections.push(0);
                     }
-                }
-                Action::Write(k, n) => {
-                    if let Some((subscriber, output)) = subscribers.get_mut(k)
-                        && subscriber.interest().write == Outbound::Flush
-                    {
-                        let mut bufs = [&[][..]; 64];
-                        let count = subscriber.write_bufs(&mut bufs);
-                        let mut all = bufs[..count].concat();
-                        all.truncate(n);
-                        subscriber.handle(NOW, Event::Written(all.len()));
-                        output.extend(all);
+                    Action::Send(n) => {
+                        poll_shared(&mut upstream);
+                        let connection = u8::try_from(connections.len() - 1).unwrap();
+                        let sent = connections.last_mut().unwrap();
+                        let stream: Vec<u8> =
+                            (0..=(*sent + n) / 4).flat_map(|k| message(connection, k)).collect();
+                        let mut rest = &stream[*sent..*sent + n];
+                        drive::deliver(&mut upstream, &mut rest, NOW);
+                        *sent += n - rest.len();
                     }
+                    Action::Join => subscribers.push((Subscriber::new(&feed, NOW), Vec::new())),
+                    Action::Poll(k) => {
+                        if let Some((subscriber, _)) = subscribers.get_mut(k) {
+                            poll_shared(subscriber);
+                        }
+                    }
+                    Action::Write(k, n) => {
+                        if let Some((subscriber, output)) = subscribers.get_mut(k)
+                            && subscriber.interest().write == Outbound::Flush
+                        {
+                            let mut bufs = [&[][..]; 64];
+                            let count = subscriber.write_bufs(&mut bufs);
+                            let mut all = bufs[..count].concat();
+                            all.truncate(n);
+                            subscriber.handle(NOW, Event::Written(all.len()));
+                            output.extend(all);
+                        }
+                    }
+                    Action::Read(n) => _ = blocks.read(n),
+                    Action::ReadLatest(n) => _ = never_blocks.read(n),
                 }
-                Action::Read(Pace::Blocks, n) => _ = blocks.read(n),
-                Action::Read(Pace::NeverBlocks, n) => _ = never_blocks.read(n),
             }
-        }
-        while blocks.read(1) {}
-        while never_blocks.read(1) {}
-        for (subscriber, output) in &mut subscribers {
-            poll_shared(subscriber);
-            if subscriber.interest().write != Outbound::Reset {
-                output.extend(script::collect(subscriber, NOW));
+            while blocks.read(1) {}
+            while never_blocks.read(1) {}
+            for (subscriber, output) in &mut subscribers {
+                poll_shared(subscriber);
+                if subscriber.interest().write != Outbound::Reset {
+                    output.extend(script::collect(subscriber, NOW));
+                }
             }
-        }
 
-        let mut published = Vec::new();
-        for (connection, sent) in connections.iter().enumerate().filter(|(_, sent)| **sent >= 4) {
-            let epoch = published.last().map_or(0, |(epoch, _)| epoch + 1);
-            let connection = u8::try_from(connection).unwrap();
-            published.extend((0..sent / 4).map(|n| (epoch, message(connection, n))));
-        }
-        prop_assert_eq!(&blocks.seen, &published);
-        let mut rest = published.iter();
-        let in_order = never_blocks.seen.iter().all(|seen| rest.any(|other| other == seen));
-        prop_assert!(in_order, "{:?} of {:?}", never_blocks.seen, published);
-        let seen = never_blocks.seen.len() as u64;
-        prop_assert_eq!(seen + never_blocks.skipped, published.len() as u64);
-        let counters = feed.counters();
-        prop_assert_eq!((counters.readers, counters.reader_lag), (2, 0));
-        prop_assert_eq!(counters.reader_acknowledged, seen + published.len() as u64);
-        prop_assert_eq!(counters.reader_skipped, never_blocks.skipped);
-        let open = subscribers.iter().filter(|(open, _)| open.interest().write != Outbound::Reset);
-        prop_assert_eq!(counters.subscribers, open.count() as u64);
-        prop_assert_eq!(counters.paused_waiting, Duration::ZERO);
-
-        for (_, output) in &subscribers {
-            let (messages, _) = output.as_chunks::<4>();
-            // The positions of its messages among the published ones.
-            let positions: Vec<_> = messages
-                .iter()
-                .map(|message| published.iter().position(|(_, other)| other == message).unwrap())
-                .collect();
-            let follows =
-                |a: &usize, b: &usize| if on_lag == LagPolicy::Skip { a < b } else { a + 1 == *b };
-            prop_assert!(positions.is_sorted_by(follows), "{:?}", positions);
-
-            let epochs: Vec<_> = positions.iter().map(|position| published[*position].0).collect();
-            if on_gap == GapPolicy::Disconnect {
-                prop_assert!(epochs.windows(2).all(|two| two[0] == two[1]), "{:?}", epochs);
+            let mut published = Vec::new();
+            for (connection, sent) in connections.iter().enumerate().filter(|(_, sent)| **sent >= 4)
+            {
+                let epoch = published.last().map_or(0, |(epoch, _)| epoch + 1);
+                let connection = u8::try_from(connection).unwrap();
+                published.extend((0..sent / 4).map(|n| (epoch, message(connection, n))));
             }
-        }
+            assert_eq!(&blocks.seen, &published);
+            let mut rest = published.iter();
+            let in_order = never_blocks.seen.iter().all(|seen| rest.any(|other| other == seen));
+            assert!(in_order, "{:?} of {:?}", never_blocks.seen, published);
+            let seen = never_blocks.seen.len() as u64;
+            assert_eq!(seen + never_blocks.skipped, published.len() as u64);
+            let counters = feed.counters();
+            assert_eq!((counters.readers, counters.reader_lag), (2, 0));
+            assert_eq!(counters.reader_acknowledged, seen + published.len() as u64);
+            assert_eq!(counters.reader_skipped, never_blocks.skipped);
+            let open =
+                subscribers.iter().filter(|(open, _)| open.interest().write != Outbound::Reset);
+            assert_eq!(counters.subscribers, open.count() as u64);
+            assert_eq!(counters.paused_waiting, Duration::ZERO);
+
+            for (_, output) in &subscribers {
+                assert_in_order(output, &published, on_lag, on_gap);
+            }
+        },
+    );
+}
+
+/// Asserts that a subscriber has got published messages, in their order and without forbidden gaps.
+fn assert_in_order(
+    output: &[u8],
+    published: &[(u64, Message)],
+    on_lag: LagPolicy,
+    on_gap: GapPolicy,
+) {
+    let (messages, _) = output.as_chunks::<4>();
+    // The positions of its messages among the published ones.
+    let position = |message| published.iter().position(|(_, other)| other == message).unwrap();
+    let positions: Vec<_> = messages.iter().map(position).collect();
+    let follows =
+        |a: &usize, b: &usize| if on_lag == LagPolicy::Skip { a < b } else { a + 1 == *b };
+    assert!(positions.is_sorted_by(follows), "{positions:?}");
+
+    let epochs: Vec<_> = positions.iter().map(|position| published[*position].0).collect();
+    if on_gap == GapPolicy::Disconnect {
+        assert!(epochs.windows(2).all(|two| two[0] == two[1]), "{epochs:?}");
     }
 }

@@ -23,12 +23,30 @@ pub(crate) fn prefixed(max: usize) -> Framing {
     Framing::LengthPrefixed { max: size(max) }
 }
 
+/// A framing, and the length of its messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Frames {
+    Fixed(usize),
+    Lines(usize),
+    Prefixed(usize),
+}
+
+impl Frames {
+    pub(crate) fn framing(self) -> Framing {
+        match self {
+            Self::Fixed(size) => fixed(size),
+            Self::Lines(max) => lines(max),
+            Self::Prefixed(max) => prefixed(max),
+        }
+    }
+}
+
 /// Framings with messages of up to 40 bytes.
-pub(crate) fn framing() -> impl Strategy<Value = Framing> {
+pub(crate) fn any_frames() -> impl Strategy<Value = Frames> {
     prop_oneof![
-        (1..=40_usize).prop_map(fixed),
-        (1..=40_usize).prop_map(lines),
-        (4..=40_usize).prop_map(prefixed),
+        (1..=40_usize).prop_map(Frames::Fixed),
+        (1..=40_usize).prop_map(Frames::Lines),
+        (4..=40_usize).prop_map(Frames::Prefixed),
     ]
 }
 

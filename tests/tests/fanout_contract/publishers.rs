@@ -17,11 +17,11 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    proptest_config,
+    for_each_case,
     script::{self, Op, Player},
 };
 
-use crate::messages::{fixed, framing, lines, parse, plausible};
+use crate::messages::{any_frames, fixed, lines, parse, plausible};
 
 const NOW: Instant = Instant::EPOCH;
 
@@ -58,14 +58,10 @@ fn read_all(reader: &mut Reader) -> Vec<u8> {
     }
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn a_publisher_publishes_complete_messages_and_counts_the_rest(
-        framing in framing(),
-        ops in script::ops(120),
-    ) {
+#[test]
+fn a_publisher_publishes_complete_messages_and_counts_the_rest() {
+    for_each_case(256, (any_frames(), script::ops(120)), |(frames, ops)| {
+        let framing = frames.framing();
         let config = Config::default()
             .with_framing(framing)
             .with_publisher_idle_timeout(Duration::from_secs(100))
@@ -80,19 +76,19 @@ proptest! {
             } else {
                 player.play(&op);
             }
-            prop_assert!(player.output().is_empty(), "a publisher has output");
+            assert!(player.output().is_empty(), "a publisher has output");
         }
         player.play_out();
         let transcript = player.transcript();
         let (messages, tail) = parse(framing, &transcript.input);
-        let published = script::play_out(&mut subscriber, &[Op::Release]).output;
-        prop_assert_eq!(published, messages.concat());
+        let stream = script::play_out(&mut subscriber, &[Op::Release]).output;
+        assert_eq!(stream, messages.concat());
         let counters = feed.counters();
-        prop_assert_eq!(counters.publishers, u64::from(!transcript.done));
+        assert_eq!(counters.publishers, u64::from(!transcript.done));
         let dropped = if transcript.done { tail.len() as u64 } else { 0 };
-        prop_assert_eq!(counters.tail_bytes_dropped, dropped);
-        prop_assert_eq!((counters.epoch, counters.upstream_connects), (0, 0));
-    }
+        assert_eq!(counters.tail_bytes_dropped, dropped);
+        assert_eq!((counters.epoch, counters.upstream_connects), (0, 0));
+    });
 }
 
 /// An action of the model. A number selects one of the publishers that there are.
@@ -186,92 +182,94 @@ impl Task {
     }
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn messages_of_many_publishers_never_mix_and_none_is_forgotten(
-        actions in prop::collection::vec(action(), 1..150),
-        window in 4..600_usize,
-    ) {
-        let feed = Feed::new(Config::default().with_framing(fixed(4)).with_window(window)).unwrap();
-        let mut reader = Reader::join(&feed, Pace::Blocks);
-        let mut chunks = VecDeque::<Chunk>::new();
-        let mut published = Vec::new();
-        let mut tasks: Vec<Task> = Vec::new();
-        let mut read = |n: usize| {
-            for chunk in chunks.drain(..n.min(chunks.len())) {
-                reader.acknowledge(&chunk);
-                published.extend_from_slice(&chunk.bytes);
-            }
-            reader.fetch(&mut chunks, 64, &mut Context::from_waker(Waker::noop()));
-            !chunks.is_empty()
-        };
-        let run_woken = |tasks: &mut Vec<Task>| {
-            while let Some(task) = tasks.iter_mut().find(|task| task.woken.0.swap(false, Relaxed)) {
-                task.run();
-            }
-        };
-        for action in actions {
-            let index = match action {
-                Action::Connect if tasks.len() < 6 => {
-                    let number = u8::try_from(tasks.len()).unwrap();
-                    tasks.push(Task::new(&feed, number));
-                    None
+#[test]
+fn messages_of_many_publishers_never_mix_and_none_is_forgotten() {
+    for_each_case(
+        256,
+        (prop::collection::vec(action(), 1..150), 4..600_usize),
+        |(actions, window)| {
+            let feed =
+                Feed::new(Config::default().with_framing(fixed(4)).with_window(window)).unwrap();
+            let mut reader = Reader::join(&feed, Pace::Blocks);
+            let mut chunks = VecDeque::<Chunk>::new();
+            let mut published = Vec::new();
+            let mut tasks: Vec<Task> = Vec::new();
+            let mut read = |n: usize| {
+                for chunk in chunks.drain(..n.min(chunks.len())) {
+                    reader.acknowledge(&chunk);
+                    published.extend_from_slice(&chunk.bytes);
                 }
-                Action::Connect => None,
-                Action::Send(k, n) => {
-                    tasks.get_mut(k).into_iter().for_each(|task| task.send(n));
-                    Some(k)
-                }
-                Action::Finish(k) => {
-                    tasks.get_mut(k).into_iter().for_each(|task| task.finished = true);
-                    Some(k)
-                }
-                Action::Abort(k) => {
-                    if let Some(task) = tasks.get_mut(k) {
-                        task.machine = None;
-                        task.finished = true;
-                    }
-                    None
-                }
-                Action::Read(n) => {
-                    read(n);
-                    None
+                reader.fetch(&mut chunks, 64, &mut Context::from_waker(Waker::noop()));
+                !chunks.is_empty()
+            };
+            let run_woken = |tasks: &mut Vec<Task>| {
+                while let Some(task) =
+                    tasks.iter_mut().find(|task| task.woken.0.swap(false, Relaxed))
+                {
+                    task.run();
                 }
             };
-            if let Some(task) = index.and_then(|index| tasks.get_mut(index)) {
-                task.run();
+            for action in actions {
+                let index = match action {
+                    Action::Connect if tasks.len() < 6 => {
+                        let number = u8::try_from(tasks.len()).unwrap();
+                        tasks.push(Task::new(&feed, number));
+                        None
+                    }
+                    Action::Connect => None,
+                    Action::Send(k, n) => {
+                        tasks.get_mut(k).into_iter().for_each(|task| task.send(n));
+                        Some(k)
+                    }
+                    Action::Finish(k) => {
+                        tasks.get_mut(k).into_iter().for_each(|task| task.finished = true);
+                        Some(k)
+                    }
+                    Action::Abort(k) => {
+                        if let Some(task) = tasks.get_mut(k) {
+                            task.machine = None;
+                            task.finished = true;
+                        }
+                        None
+                    }
+                    Action::Read(n) => {
+                        read(n);
+                        None
+                    }
+                };
+                if let Some(task) = index.and_then(|index| tasks.get_mut(index)) {
+                    task.run();
+                }
+                run_woken(&mut tasks);
             }
-            run_woken(&mut tasks);
-        }
-        // The reader's task is woken as well.
-        let mut idle = 0;
-        while idle < 2 {
-            idle = if read(1) { 0 } else { idle + 1 };
-            run_woken(&mut tasks);
-        }
-        let (messages, rest) = published.as_chunks::<4>();
-        prop_assert!(rest.is_empty());
-        let mut next = [0_usize; 6];
-        for message in messages {
-            let n = &mut next[usize::from(message[0])];
-            prop_assert_eq!(message, &Task::message(message[0], *n));
-            *n += 1;
-        }
-        for task in &tasks {
-            let read = task.sent - task.pending.len();
-            if let Some(machine) = &task.machine {
-                prop_assert!(task.pending.is_empty(), "{} waits for ever", task.number);
-                prop_assert_eq!(machine.status().state, "open");
-                prop_assert_eq!(next[usize::from(task.number)], task.sent / 4);
-            } else {
-                prop_assert!(next[usize::from(task.number)] <= read / 4);
+            // The reader's task is woken as well.
+            let mut idle = 0;
+            while idle < 2 {
+                idle = if read(1) { 0 } else { idle + 1 };
+                run_woken(&mut tasks);
             }
-        }
-        let open = tasks.iter().filter(|task| task.machine.is_some()).count();
-        prop_assert_eq!(feed.counters().publishers, open as u64);
-    }
+            let (messages, rest) = published.as_chunks::<4>();
+            assert!(rest.is_empty());
+            let mut next = [0_usize; 6];
+            for message in messages {
+                let n = &mut next[usize::from(message[0])];
+                assert_eq!(message, &Task::message(message[0], *n));
+                *n += 1;
+            }
+            for task in &tasks {
+                let read = task.sent - task.pending.len();
+                if let Some(machine) = &task.machine {
+                    assert!(task.pending.is_empty(), "{} waits for ever", task.number);
+                    assert_eq!(machine.status().state, "open");
+                    assert_eq!(next[usize::from(task.number)], task.sent / 4);
+                } else {
+                    assert!(next[usize::from(task.number)] <= read / 4);
+                }
+            }
+            let open = tasks.iter().filter(|task| task.machine.is_some()).count();
+            assert_eq!(feed.counters().publishers, open as u64);
+        },
+    );
 }
 
 /// It holds nobody up, and is reset in the end.

@@ -16,11 +16,12 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    for_each_case,
     message::{bad_frames, frames},
     script::{self, Op, Player},
 };
 
-use crate::{LIMITS, number, numbered, ops_with_frames, proptest_config, whole_messages};
+use crate::{LIMITS, number, numbered, ops_with_frames, whole_messages};
 
 fn config() -> ClientConfig {
     ClientConfig::default()
@@ -64,109 +65,109 @@ fn poll(request: &mut ReplyFuture) -> Poll<Result<Message<'static>, RequestError
     Pin::new(request).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn a_client_that_is_used_inline_keeps_the_contract(
-        ops in ops_with_frames(100),
-        sizes in prop::collection::vec(0..390_usize, 100),
-        server in servers(),
-        takes in any::<bool>(),
-    ) {
-        let mut client = Checked::new(Client::new(config()).unwrap(), MAX_QUEUED).with_deadlines();
-        let mut player = Player::new(&mut client);
-        let (mut requested, mut answered, mut taken) = (0, 0, Vec::new());
-        for (op, size) in ops.iter().zip(sizes) {
-            let now = player.now();
-            let machine = player.machine().machine_mut();
-            let ended = machine.interest().is_done();
-            match machine.request(&numbered(requested, size), now) {
-                Ok(()) => {
-                    prop_assert!(!ended);
-                    requested += 1;
-                    prop_assert!(requested - taken.len() <= 4, "too many are in flight");
-                }
-                Err(RequestError::Busy { limit: 4 } | RequestError::Ended(_)) => {}
-                Err(error) => panic!("{error}"),
-            }
-            play(&mut player, op, server, &mut answered);
-            if takes {
-                taken.extend(player.machine().machine_mut().take_reply());
-            }
-        }
-        player.play_out();
-        let machine = player.machine().machine_mut();
-        taken.extend(std::iter::from_fn(|| machine.take_reply()));
-        prop_assert!(taken.len() <= requested, "there are more replies than requests");
-        if server == Server::Answers {
-            let numbers: Vec<usize> = taken.iter().map(number).collect();
-            prop_assert_eq!(numbers, (0..taken.len()).collect::<Vec<_>>(), "not in order");
-        }
-        let transcript = player.transcript();
-        let sent = whole_messages(&transcript.output);
-        prop_assert!(sent.iter().map(number).eq(0..sent.len()), "not sent once, in order");
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-    }
-
-    /// Requests are made, polled and dropped at any time.
-    #[test]
-    fn a_client_that_is_used_by_handles_keeps_the_contract(
-        ops in ops_with_frames(100),
-        actions in prop::collection::vec((0..6_u8, 0..390_usize), 100),
-        server in servers(),
-    ) {
-        let (client, handle) = Client::with_handle(config()).unwrap();
-        let mut client = Checked::new(client, MAX_QUEUED).with_deadlines();
-        let mut handles = vec![handle.clone(), handle];
-        let mut player = Player::new(&mut client);
-        let mut requests: Vec<(usize, ReplyFuture)> = Vec::new();
-        let (mut requested, mut answered, mut results) = (0, 0, Vec::new());
-        for (op, (action, size)) in ops.iter().zip(actions) {
-            match action {
-                0..=2 => {
-                    if let Some(handle) = handles.last() {
-                        let mut request = handle.request(numbered(requested, size));
-                        if poll(&mut request).is_pending() {
-                            requests.push((requested, request));
-                        }
+#[test]
+fn a_client_that_is_used_inline_keeps_the_contract() {
+    for_each_case(
+        128,
+        (ops_with_frames(100), prop::collection::vec(0..390_usize, 100), servers(), any::<bool>()),
+        |(ops, sizes, server, takes)| {
+            let mut client =
+                Checked::new(Client::new(config()).unwrap(), MAX_QUEUED).with_deadlines();
+            let mut player = Player::new(&mut client);
+            let (mut requested, mut answered, mut taken) = (0, 0, Vec::new());
+            for (op, size) in ops.iter().zip(sizes) {
+                let now = player.now();
+                let machine = player.machine().machine_mut();
+                let ended = machine.interest().is_done();
+                match machine.request(&numbered(requested, size), now) {
+                    Ok(()) => {
+                        assert!(!ended);
                         requested += 1;
+                        assert!(requested - taken.len() <= 4, "too many are in flight");
                     }
+                    Err(RequestError::Busy { limit: 4 } | RequestError::Ended(_)) => {}
+                    Err(error) => panic!("{error}"),
                 }
-                3 if size > 300 => drop(handles.pop()),
-                4 if size > 200 && !requests.is_empty() => {
-                    drop(requests.swap_remove(size % requests.len()));
+                play(&mut player, op, server, &mut answered);
+                if takes {
+                    taken.extend(player.machine().machine_mut().take_reply());
                 }
-                _ => {}
             }
-            play(&mut player, op, server, &mut answered);
-            requests.retain_mut(|(number, request)| match poll(request) {
-                Poll::Pending => true,
-                Poll::Ready(reply) => {
-                    results.push((*number, reply));
-                    false
-                }
-            });
-        }
-        player.play_out();
-        let transcript = player.transcript();
-        let sent: Vec<usize> = whole_messages(&transcript.output).iter().map(number).collect();
-        prop_assert!(sent.is_sorted_by(|a, b| a < b), "not sent once, in order: {:?}", sent);
-        for (requested, reply) in &results {
-            match reply {
-                Ok(reply) if server == Server::Answers => {
-                    prop_assert_eq!(number(reply), *requested);
-                }
-                Ok(_) | Err(RequestError::Ended(_)) => {}
-                Err(error) => panic!("{error}"),
+            player.play_out();
+            let machine = player.machine().machine_mut();
+            taken.extend(std::iter::from_fn(|| machine.take_reply()));
+            assert!(taken.len() <= requested, "there are more replies than requests");
+            if server == Server::Answers {
+                let numbers: Vec<usize> = taken.iter().map(number).collect();
+                assert_eq!(numbers, (0..taken.len()).collect::<Vec<_>>(), "not in order");
             }
-        }
-        // No request waits for a connection that has ended.
-        drop(client);
-        for (_, request) in &mut requests {
-            prop_assert!(matches!(poll(request), Poll::Ready(Ok(_) | Err(RequestError::Ended(_)))));
-        }
-    }
+            let transcript = player.transcript();
+            let sent = whole_messages(&transcript.output);
+            assert!(sent.iter().map(number).eq(0..sent.len()), "not sent once, in order");
+            assert_eq!(transcript.done, transcript.reason.is_some());
+        },
+    );
+}
+
+/// Requests are made, polled and dropped at any time.
+#[test]
+fn a_client_that_is_used_by_handles_keeps_the_contract() {
+    for_each_case(
+        128,
+        (ops_with_frames(100), prop::collection::vec((0..6_u8, 0..390_usize), 100), servers()),
+        |(ops, actions, server)| {
+            let (client, handle) = Client::with_handle(config()).unwrap();
+            let mut client = Checked::new(client, MAX_QUEUED).with_deadlines();
+            let mut handles = vec![handle.clone(), handle];
+            let mut player = Player::new(&mut client);
+            let mut requests: Vec<(usize, ReplyFuture)> = Vec::new();
+            let (mut requested, mut answered, mut results) = (0, 0, Vec::new());
+            for (op, (action, size)) in ops.iter().zip(actions) {
+                match action {
+                    0..=2 => {
+                        if let Some(handle) = handles.last() {
+                            let mut request = handle.request(numbered(requested, size));
+                            if poll(&mut request).is_pending() {
+                                requests.push((requested, request));
+                            }
+                            requested += 1;
+                        }
+                    }
+                    3 if size > 300 => drop(handles.pop()),
+                    4 if size > 200 && !requests.is_empty() => {
+                        drop(requests.swap_remove(size % requests.len()));
+                    }
+                    _ => {}
+                }
+                play(&mut player, op, server, &mut answered);
+                requests.retain_mut(|(number, request)| match poll(request) {
+                    Poll::Pending => true,
+                    Poll::Ready(reply) => {
+                        results.push((*number, reply));
+                        false
+                    }
+                });
+            }
+            player.play_out();
+            let transcript = player.transcript();
+            let sent: Vec<usize> = whole_messages(&transcript.output).iter().map(number).collect();
+            assert!(sent.is_sorted_by(|a, b| a < b), "not sent once, in order: {sent:?}");
+            for (requested, reply) in &results {
+                match reply {
+                    Ok(reply) if server == Server::Answers => {
+                        assert_eq!(number(reply), *requested);
+                    }
+                    Ok(_) | Err(RequestError::Ended(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            // No request waits for a connection that has ended.
+            drop(client);
+            for (_, request) in &mut requests {
+                assert!(matches!(poll(request), Poll::Ready(Ok(_) | Err(RequestError::Ended(_)))));
+            }
+        },
+    );
 }
 
 fn poll_shared(client: &mut Client) {

@@ -16,12 +16,13 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    for_each_case,
     message::{bad_frames, frames, golden, messages},
     script::{self, Ending, Op, Player, Transcript},
 };
 
 use crate::{
-    LIMITS, itself, number, numbered, ops_with_frames, proptest_config,
+    LIMITS, itself, number, numbered, ops_with_frames,
     services::{Counting, Later},
     whole_messages,
 };
@@ -114,25 +115,24 @@ fn a_connection_repeats_any_requests_and_does_not_time_out() {
     let is_within = move |frame: &Vec<u8>| frame.len() <= max;
     let requests = messages(50).prop_map(|message| frames([&message]));
     let requests = requests.prop_filter("the header is too long", is_within);
-    let cases = ProptestConfig { cases: 64, ..proptest_config() };
-    script::Check::new().with_config(cases).with_pauses(limit).run(
+    script::Check::new().with_cases(64).with_pauses(limit).run(
         || checked(config.clone(), echo()).with_deadlines(),
         requests,
         <[Vec<u8>]>::concat,
     );
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn a_connection_with_a_function_keeps_the_contract(ops in with_noise(100)) {
+#[test]
+fn a_connection_with_a_function_keeps_the_contract() {
+    for_each_case(128, with_noise(100), |ops| {
         let transcript = script::play_out(&mut checked(config(), echo()), &ops);
         assert_replies_are_requests(&transcript);
-    }
+    });
+}
 
-    #[test]
-    fn a_connection_whose_contents_are_streamed_keeps_the_contract(ops in ops_with_frames(100)) {
+#[test]
+fn a_connection_whose_contents_are_streamed_keeps_the_contract() {
+    for_each_case(128, ops_with_frames(100), |ops| {
         let mut machine = checked(config(), Counting::default());
         let transcript = script::play_out(&mut machine, &ops[..]);
         let mut replies = whole_messages(&transcript.output);
@@ -140,40 +140,42 @@ proptest! {
         replies.retain(|reply| !reply.is_json());
         let requests = well_formed(&transcript.input);
         for (i, (request, reply)) in requests.iter().zip(replies).enumerate() {
-            prop_assert_eq!(number(&reply), request.content.len(), "{}", i);
+            assert_eq!(number(&reply), request.content.len(), "{i}");
         }
-    }
+    });
+}
 
-    #[test]
-    fn a_connection_with_delayed_replies_keeps_the_contract(
-        ops in with_noise(100),
-        releases in prop::collection::vec(prop::option::of(any::<bool>()), 100),
-    ) {
-        let service = Later::default();
-        let mut machine = checked(config(), service.clone());
-        let mut player = Player::new(&mut machine);
-        for (op, release) in ops.iter().zip(releases) {
-            if let Some(oldest) = release {
-                service.release(oldest);
+#[test]
+fn a_connection_with_delayed_replies_keeps_the_contract() {
+    for_each_case(
+        128,
+        (with_noise(100), prop::collection::vec(prop::option::of(any::<bool>()), 100)),
+        |(ops, releases)| {
+            let service = Later::default();
+            let mut machine = checked(config(), service.clone());
+            let mut player = Player::new(&mut machine);
+            for (op, release) in ops.iter().zip(releases) {
+                if let Some(oldest) = release {
+                    service.release(oldest);
+                }
+                player.play(op);
+                assert!(player.machine().status().lag <= 3, "too many are in flight");
             }
-            player.play(op);
-            prop_assert!(player.machine().status().lag <= 3, "too many are in flight");
-        }
-        for _ in 0..service.requests() {
-            service.release(false);
-            player.play(&Op::Release);
-        }
-        player.play_out();
-        let transcript = player.transcript();
-        assert_replies_are_requests(&transcript);
-        prop_assert!(whole_messages(&transcript.output).len() <= service.requests() + 1);
-    }
+            for _ in 0..service.requests() {
+                service.release(false);
+                player.play(&Op::Release);
+            }
+            player.play_out();
+            let transcript = player.transcript();
+            assert_replies_are_requests(&transcript);
+            assert!(whole_messages(&transcript.output).len() <= service.requests() + 1);
+        },
+    );
+}
 
-    #[test]
-    fn a_connection_with_a_request_queue_keeps_the_contract(
-        ops in with_noise(100),
-        actions in prop::collection::vec(0..4_u8, 100),
-    ) {
+#[test]
+fn a_connection_with_a_request_queue_keeps_the_contract() {
+    for_each_case(128, (with_noise(100), prop::collection::vec(0..4_u8, 100)), |(ops, actions)| {
         let mut machine = checked(config(), RequestQueue::default());
         let mut player = Player::new(&mut machine);
         let mut requests: Vec<PendingRequest> = Vec::new();
@@ -188,74 +190,83 @@ proptest! {
                 _ => {}
             }
             player.play(op);
-            prop_assert!(player.machine().status().lag <= 3, "too many are in flight");
+            assert!(player.machine().status().lag <= 3, "too many are in flight");
         }
-        while let Some(request) = requests.pop().or_else(|| {
-            player.machine().machine_mut().service_mut().take()
-        }) {
+        while let Some(request) =
+            requests.pop().or_else(|| player.machine().machine_mut().service_mut().take())
+        {
             let reply = request.request().clone();
             request.reply(reply);
             player.play(&Op::Release);
         }
         player.play_out();
         assert_replies_are_requests(&player.transcript());
-    }
+    });
+}
 
-    #[test]
-    fn a_one_shot_connection_keeps_the_contract(ops in with_noise(60)) {
+#[test]
+fn a_one_shot_connection_keeps_the_contract() {
+    for_each_case(128, with_noise(60), |ops| {
         let one_shot = config().with_one_shot(true);
         let transcript = script::play_out(&mut checked(one_shot, echo()), &ops);
         assert_replies_are_requests(&transcript);
         let replies = whole_messages(&transcript.output);
-        prop_assert!(replies.len() <= 1, "there is more than one reply");
+        assert!(replies.len() <= 1, "there is more than one reply");
         if transcript.label == Some("answered") {
-            prop_assert_eq!(&replies[..], &well_formed(&transcript.input)[..1]);
+            assert_eq!(&replies[..], &well_formed(&transcript.input)[..1]);
         }
-        prop_assert!(transcript.label != Some("finished") || replies.is_empty());
-    }
-
-    /// Pipelined requests, whose replies are accepted in random pieces.
-    #[test]
-    fn pipelined_requests_are_answered_once_and_in_order(
-        sizes in prop::collection::vec(0..390_usize, 0..20),
-        accepts in prop::collection::vec(1..400_usize, 1..20),
-    ) {
-        let sent: Vec<_> = sizes.iter().enumerate().map(|(i, n)| numbered(i, *n)).collect();
-        let bytes = frames(&sent);
-        let mut machine = checked(config(), echo());
-        let mut player = Player::new(&mut machine);
-        player.play(&Op::Receive(bytes.clone()));
-        player.play(&Op::Eof);
-        for n in accepts.iter().cycle().take(200) {
-            player.play(&Op::Accept(*n));
-        }
-        player.play_out();
-        let transcript = player.transcript();
-        prop_assert_eq!(transcript.output, bytes);
-        prop_assert_eq!(transcript.label, Some("finished"));
-    }
-
+        assert!(transcript.label != Some("finished") || replies.is_empty());
+    });
 }
 
-proptest! {
-    // Each is played with ten random scripts.
-    #![proptest_config(ProptestConfig { cases: 16, ..proptest_config() })]
+/// Pipelined requests, whose replies are accepted in random pieces.
+#[test]
+fn pipelined_requests_are_answered_once_and_in_order() {
+    for_each_case(
+        128,
+        (prop::collection::vec(0..390_usize, 0..20), prop::collection::vec(1..400_usize, 1..20)),
+        |(sizes, accepts)| {
+            let sent: Vec<_> = sizes.iter().enumerate().map(|(i, n)| numbered(i, *n)).collect();
+            let bytes = frames(&sent);
+            let mut machine = checked(config(), echo());
+            let mut player = Player::new(&mut machine);
+            player.play(&Op::Receive(bytes.clone()));
+            player.play(&Op::Eof);
+            for n in accepts.iter().cycle().take(200) {
+                player.play(&Op::Accept(*n));
+            }
+            player.play_out();
+            let transcript = player.transcript();
+            assert_eq!(transcript.output, bytes);
+            assert_eq!(transcript.label, Some("finished"));
+        },
+    );
+}
 
-    #[test]
-    fn the_output_does_not_depend_on_how_the_input_is_cut(
-        sent in prop::collection::vec(messages(202), 0..3),
-        bad in prop::option::of(wirestate_testkit::message::any_bad_frame()),
-    ) {
-        let limits = wirestate_core::message::FrameLimits::new(450, 1000);
-        let mut bytes = frames(&sent);
-        bytes.extend(bad.into_iter().filter(|bad| bad.bytes.len() < 600).flat_map(|bad| bad.bytes));
-        script::cut_invariant(&bytes, |pieces| {
-            let mut machine = checked(config().with_frame_limits(limits), echo());
-            let receive = pieces.iter().map(|piece| Op::Receive(piece.to_vec()));
-            let ops: Vec<Op> = receive.chain([Op::Eof]).collect();
-            script::play_out(&mut machine, &ops).output
-        });
-    }
+// Each is played with ten random scripts.
+
+#[test]
+fn the_output_does_not_depend_on_how_the_input_is_cut() {
+    for_each_case(
+        16,
+        (
+            prop::collection::vec(messages(202), 0..3),
+            prop::option::of(wirestate_testkit::message::any_bad_frame()),
+        ),
+        |(sent, bad)| {
+            let limits = wirestate_core::message::FrameLimits::new(450, 1000);
+            let mut bytes = frames(&sent);
+            bytes.extend(
+                bad.into_iter().filter(|bad| bad.bytes.len() < 600).flat_map(|bad| bad.bytes),
+            );
+            script::cut_invariant(&bytes, |pieces| {
+                let mut machine = checked(config().with_frame_limits(limits), echo());
+                let receive = pieces.iter().map(|piece| Op::Receive(piece.to_vec()));
+                let ops: Vec<Op> = receive.chain([Op::Eof]).collect();
+                script::play_out(&mut machine, &ops).output
+            });
+        },
+    );
 }
 
 /// Each reply is longer than the limit on pending output, so reading pauses.

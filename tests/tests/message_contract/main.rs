@@ -17,11 +17,6 @@ use wirestate_testkit::{
     script::{self, Op},
 };
 
-/// 128 cases.
-fn proptest_config() -> ProptestConfig {
-    ProptestConfig { cases: 128, ..wirestate_testkit::proptest_config() }
-}
-
 /// Small limits, so that the scripts' small pieces contain whole frames.
 const LIMITS: FrameLimits = FrameLimits::new(200, 400);
 

@@ -9,15 +9,11 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    for_each_case,
     script::{self, Op, Player},
 };
 
 use crate::{INFO, echo::Echo};
-
-/// 128 cases.
-fn proptest_config() -> ProptestConfig {
-    ProptestConfig { cases: 128, ..wirestate_testkit::proptest_config() }
-}
 
 fn config() -> Config {
     let count = |count| NonZeroUsize::new(count).unwrap();
@@ -103,99 +99,111 @@ fn ops(max: usize) -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn a_client_whose_owner_takes_everything_keeps_the_contract(ops in ops(60)) {
+#[test]
+fn a_client_whose_owner_takes_everything_keeps_the_contract() {
+    for_each_case(128, ops(60), |ops| {
         let echo = Echo::new(config(), Instant::EPOCH);
         let mut machine = Checked::new(echo, MAX_QUEUED).with_deadlines();
         let transcript = script::play_out(&mut machine, &ops);
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-        check_output(&transcript.output)?;
-    }
-
-    /// The owner takes, sends and withdraws at any time, or does nothing.
-    #[test]
-    fn a_client_that_is_used_in_any_way_keeps_the_contract(
-        ops in ops(60),
-        actions in prop::collection::vec((0..12_u8, 0..120_usize), 60),
-    ) {
-        let client = Client::new(config(), Instant::EPOCH).unwrap();
-        let mut machine = Checked::new(client, MAX_QUEUED);
-        let mut player = Player::new(&mut machine);
-        let mut actions = actions.into_iter();
-        let (mut requests, mut subscriptions) = (Vec::new(), Vec::new());
-        for op in &ops {
-            player.play(op);
-            let now = player.now();
-            let Some((action, size)) = actions.next() else { break };
-            let client = player.machine().machine_mut();
-            let payload = vec![b'p'; size];
-            match action {
-                0..4 => drop(client.take_incoming(now)),
-                4 => while client.take_incoming(now).is_some() {},
-                5 => drop(client.publish(&Publish::new("a.b", payload), now)),
-                6 => requests.extend(client.request(&Publish::new("a.b", payload), now)),
-                7 => subscriptions.extend(client.subscribe("a.*", Some("g"), now)),
-                8 => drop(client.flush(now)),
-                9 => if let Some(request) = requests.pop() { client.cancel(request); },
-                10 => if let Some(id) = subscriptions.pop() {
-                    drop(client.unsubscribe(id, now));
-                },
-                _ => if let Some(id) = subscriptions.last() {
-                    drop(client.unsubscribe_after(*id, size as u64 % 4, now));
-                },
-            }
-            prop_assert!(player.machine().status().lag <= 4);
-        }
-        let transcript = player.transcript();
-        check_output(&transcript.output)?;
-    }
+        assert_eq!(transcript.done, transcript.reason.is_some());
+        check_output(&transcript.output);
+    });
 }
 
-proptest! {
-    // Byte by byte it takes long.
-    #![proptest_config(ProptestConfig { cases: 24, ..wirestate_testkit::proptest_config() })]
-
-    #[test]
-    fn the_output_and_what_is_taken_do_not_depend_on_the_reads(
-        operations in prop::collection::vec(operation(60), 0..6),
-        end in prop_oneof![Just(Vec::new()), script::truncated(operation(60))],
-        cut in script::cuts(1000),
-    ) {
-        let mut input = format!("{INFO}PONG\r\n").into_bytes();
-        input.extend(operations.concat());
-        input.extend(end);
-        let play = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-            let mut machine = Checked::new(Echo::new(config(), Instant::EPOCH), MAX_QUEUED);
-            let mut ops = Vec::new();
-            for piece in pieces {
-                ops.extend([Op::Receive(piece.to_vec()), Op::Accept(usize::MAX)]);
+/// The owner takes, sends and withdraws at any time, or does nothing.
+#[test]
+fn a_client_that_is_used_in_any_way_keeps_the_contract() {
+    for_each_case(
+        128,
+        (ops(60), prop::collection::vec((0..12_u8, 0..120_usize), 60)),
+        |(ops, actions)| {
+            let client = Client::new(config(), Instant::EPOCH).unwrap();
+            let mut machine = Checked::new(client, MAX_QUEUED);
+            let mut player = Player::new(&mut machine);
+            let mut actions = actions.into_iter();
+            let (mut requests, mut subscriptions) = (Vec::new(), Vec::new());
+            for op in &ops {
+                player.play(op);
+                let now = player.now();
+                let Some((action, size)) = actions.next() else { break };
+                let client = player.machine().machine_mut();
+                let payload = vec![b'p'; size];
+                match action {
+                    0..4 => drop(client.take_incoming(now)),
+                    4 => while client.take_incoming(now).is_some() {},
+                    5 => drop(client.publish(&Publish::new("a.b", payload), now)),
+                    6 => requests.extend(client.request(&Publish::new("a.b", payload), now)),
+                    7 => subscriptions.extend(client.subscribe("a.*", Some("g"), now)),
+                    8 => drop(client.flush(now)),
+                    9 => {
+                        if let Some(request) = requests.pop() {
+                            client.cancel(request);
+                        }
+                    }
+                    10 => {
+                        if let Some(id) = subscriptions.pop() {
+                            drop(client.unsubscribe(id, now));
+                        }
+                    }
+                    _ => {
+                        if let Some(id) = subscriptions.last() {
+                            drop(client.unsubscribe_after(*id, size as u64 % 4, now));
+                        }
+                    }
+                }
+                assert!(player.machine().status().lag <= 4);
             }
-            ops.push(Op::Eof);
-            let transcript = script::play_out(&mut machine, &ops);
-            let output = transcript.output.escape_ascii().to_string();
-            (output, (transcript.reason, machine.into_inner().taken))
-        };
-        let whole = play(&mut std::iter::once(&*input));
-        let cut = play(&mut script::pieces(&input, &cut));
-        let bytes = play(&mut input.chunks(1));
-        prop_assert_eq!(&cut.1, &whole.1);
-        prop_assert_eq!(&bytes.1, &whole.1);
-        // A reset discards output that is pending.
-        prop_assert!(bytes.0.starts_with(&cut.0) && cut.0.starts_with(&whole.0));
-    }
+            let transcript = player.transcript();
+            check_output(&transcript.output);
+        },
+    );
+}
+
+// Byte by byte it takes long.
+
+#[test]
+fn the_output_and_what_is_taken_do_not_depend_on_the_reads() {
+    for_each_case(
+        24,
+        (
+            prop::collection::vec(operation(60), 0..6),
+            prop_oneof![Just(Vec::new()), script::truncated(operation(60))],
+            script::cuts(1000),
+        ),
+        |(operations, end, cut)| {
+            let mut input = format!("{INFO}PONG\r\n").into_bytes();
+            input.extend(operations.concat());
+            input.extend(end);
+            let play = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+                let mut machine = Checked::new(Echo::new(config(), Instant::EPOCH), MAX_QUEUED);
+                let mut ops = Vec::new();
+                for piece in pieces {
+                    ops.extend([Op::Receive(piece.to_vec()), Op::Accept(usize::MAX)]);
+                }
+                ops.push(Op::Eof);
+                let transcript = script::play_out(&mut machine, &ops);
+                let output = transcript.output.escape_ascii().to_string();
+                (output, (transcript.reason, machine.into_inner().taken))
+            };
+            let whole = play(&mut std::iter::once(&*input));
+            let cut = play(&mut script::pieces(&input, &cut));
+            let bytes = play(&mut input.chunks(1));
+            assert_eq!(&cut.1, &whole.1);
+            assert_eq!(&bytes.1, &whole.1);
+            // A reset discards output that is pending.
+            assert!(bytes.0.starts_with(&cut.0) && cut.0.starts_with(&whole.0));
+        },
+    );
 }
 
 /// The output is a sequence of operations, the first of which is CONNECT.
-fn check_output(mut output: &[u8]) -> Result<(), TestCaseError> {
+fn check_output(mut output: &[u8]) {
     let mut is_first = true;
     while let Some(end) = output.windows(2).position(|pair| pair == b"\r\n") {
         let line = str::from_utf8(&output[..end]).unwrap();
         let name = line.split(' ').next().unwrap();
-        prop_assert_eq!(name == "CONNECT", is_first, "{}", line);
-        prop_assert!(
+        assert_eq!(name == "CONNECT", is_first, "{line}");
+        assert!(
             ["CONNECT", "PING", "PONG", "SUB", "UNSUB", "PUB", "HPUB"].contains(&name),
             "{}",
             line
@@ -205,23 +213,22 @@ fn check_output(mut output: &[u8]) -> Result<(), TestCaseError> {
         if name.ends_with("PUB") {
             let length: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
             if output.len() < length + 2 {
-                return Ok(()); // the connection has ended inside a message
+                return; // the connection has ended inside a message
             }
-            prop_assert_eq!(&output[length..length + 2], b"\r\n");
+            assert_eq!(&output[length..length + 2], b"\r\n");
             output = &output[length + 2..];
         }
     }
-    Ok(())
 }
 
 #[test]
 fn a_greeting_keeps_the_contract_and_reads_nothing_behind_info() {
     use wirestate_core::nats::Greeting;
-    proptest!(proptest_config(), |(ops in ops(20))| {
+    for_each_case(128, ops(20), |ops| {
         let greeting = Greeting::new(config(), Instant::EPOCH).unwrap();
         let mut machine = Checked::new(greeting, 1).with_deadlines();
         let transcript = script::play_out(&mut machine, &ops);
-        prop_assert!(transcript.output.is_empty());
+        assert!(transcript.output.is_empty());
     });
     let mut greeting = Greeting::new(Config::default(), Instant::EPOCH).unwrap();
     let ops = [Op::Receive(INFO.into()), Op::Receive(b"-ERR 'x'\r\n".to_vec())];

@@ -30,6 +30,21 @@ pub(crate) enum LineBug {
     Unbounded,
 }
 
+impl LineBug {
+    /// All bugs, and none.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::None,
+        Self::ReplyLostWhenFull,
+        Self::ReplyLostInFlood,
+        Self::SplitDelimiter,
+        Self::RepliesDroppedAtFin,
+        Self::StallsWhenFull,
+        Self::WriteMovesNoDeadline,
+        Self::ReadMovesNoDeadline,
+        Self::Unbounded,
+    ];
+}
+
 /// Answers each line, which ends with CR LF, with its length and CR LF.
 #[derive(Debug)]
 pub(crate) struct Lines {

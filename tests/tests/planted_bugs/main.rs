@@ -44,7 +44,9 @@ mod lines;
 mod ring;
 
 use std::{
+    env,
     panic::{AssertUnwindSafe, catch_unwind},
+    process::Command,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -52,7 +54,7 @@ use std::{
 
 use proptest::{
     prelude::*,
-    test_runner::{Config as Cases, RngSeed, TestRunner},
+    test_runner::{Config as Cases, TestRunner},
 };
 use wirestate_core::{
     Event, Instant, Machine, Outbound,
@@ -396,8 +398,11 @@ fn the_world_finds_a_lost_wake_up_whatever_else_wakes_the_task() {
     }
 }
 
-/// Checks the line protocol against a model: the first script that fails, or `None`.
-fn check_lines(bug: LineBug) -> Option<String> {
+/// Checks the line protocol against a model. A child process has one of its bugs.
+#[test]
+fn lines_are_counted() {
+    let name = env::var(PLANTED).unwrap_or_else(|_| "None".to_owned());
+    let bug = LineBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name).unwrap();
     let lines = prop_oneof![19 => "[a-z\r]{0,8}[a-z]{0,14}\r\n", 1 => "[a-z]{23,40}\r\n"];
     let too_long = "too long\r\n";
     let replies = |lines: &[String]| {
@@ -411,35 +416,33 @@ fn check_lines(bug: LineBug) -> Option<String> {
         }
         replies
     };
-    let is_flood = bug == LineBug::ReplyLostInFlood;
-    let limit = if is_flood { FLOOD } else { HIGH_WATER } + 4 + too_long.len();
-    let cases = Cases {
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(0),
-        max_shrink_iters: if is_flood { 0 } else { 1000 },
-        ..Cases::with_cases(128)
-    };
-    let machine = || Checked::new(Lines::new(bug), limit).with_deadlines();
-    let check = Check::new().with_config(cases).with_pauses(IDLE_TIMEOUT);
-    catch_unwind(AssertUnwindSafe(|| check.run(machine, lines, replies)))
-        .err()
-        .map(|panic| *panic.downcast::<String>().unwrap())
+    let limit = if bug == LineBug::ReplyLostInFlood { FLOOD } else { HIGH_WATER };
+    let machine = || Checked::new(Lines::new(bug), limit + 4 + too_long.len()).with_deadlines();
+    Check::new().with_cases(128).with_pauses(IDLE_TIMEOUT).run(machine, lines, replies);
 }
+
+/// Set in a child process, in which the line protocol has this bug.
+const PLANTED: &str = "TEST_PLANTED_BUG";
 
 #[test]
 fn a_check_against_a_model_finds_bugs_of_framing_queueing_and_deadlines() {
-    assert_eq!(check_lines(LineBug::None), None);
-    for (bug, expected) in [
-        (LineBug::ReplyLostWhenFull, "the output differs"),
-        (LineBug::ReplyLostInFlood, "the output differs"),
-        (LineBug::SplitDelimiter, "the output differs"),
-        (LineBug::StallsWhenFull, "the output differs"),
-        (LineBug::RepliesDroppedAtFin, "the output differs"),
-        (LineBug::WriteMovesNoDeadline, "idle for 60s"),
-        (LineBug::ReadMovesNoDeadline, "idle for 60s"),
-        (LineBug::Unbounded, "machine: it offers"),
-    ] {
-        let message = check_lines(bug).unwrap_or_else(|| panic!("{bug:?} was not found"));
+    for bug in LineBug::ALL {
+        let expected = match bug {
+            LineBug::None => continue,
+            LineBug::ReplyLostWhenFull
+            | LineBug::ReplyLostInFlood
+            | LineBug::SplitDelimiter
+            | LineBug::RepliesDroppedAtFin
+            | LineBug::StallsWhenFull => "the output differs",
+            LineBug::WriteMovesNoDeadline | LineBug::ReadMovesNoDeadline => "idle for 60s",
+            LineBug::Unbounded => "machine: it offers",
+        };
+        let mut test = Command::new(env::current_exe().unwrap());
+        test.args(["--exact", "lines_are_counted", "--nocapture"]).env(PLANTED, format!("{bug:?}"));
+        test.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1").env("PROPTEST_RNG_SEED", "0");
+        let output = test.env("WIRESTATE_SHRINK_SECONDS", "1").output().unwrap();
+        assert!(!output.status.success(), "{bug:?} was not found");
+        let message = String::from_utf8_lossy(&output.stderr);
         assert!(message.contains(expected), "{bug:?} was found by another check: {message}");
     }
 }

@@ -14,6 +14,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    for_each_case,
     script::{self, Op, Player},
 };
 
@@ -229,41 +230,54 @@ fn without_an_order_of_eviction_no_connection_is_evicted() {
     assert!(!machine.poll_shared(NOW, &mut cx));
 }
 
-proptest! {
-    /// A connection that is evicted at any time keeps the contract, and ends once its output is
-    /// accepted, the waits are over and its peer does nothing.
-    #[test]
-    fn the_contract_is_kept_by_an_evicted_connection(
-        ops in script::ops(30),
-        orders in vec(select(vec![
-            "say hello\n", "later x\n", "wait 20\n", "big 5000\n", "bye\n", "subscribe\n",
-            "nonsense\n", "say",
-        ]), 0..12),
-        evictions in vec(any::<bool>(), 30),
-    ) {
-        let full = Full::new();
-        let mut machine = full.connection("");
-        let mut player = Player::new(&mut machine);
-        let mut orders = orders.into_iter();
-        let mut cx = Context::from_waker(Waker::noop());
-        for (mut op, evicts) in ops.into_iter().zip(evictions) {
-            if let Op::Receive(bytes) = &mut op {
-                *bytes = orders.next().unwrap_or("").into();
+/// A connection that is evicted at any time keeps the contract, and ends once its output is
+/// accepted, the waits are over and its peer does nothing.
+#[test]
+fn the_contract_is_kept_by_an_evicted_connection() {
+    for_each_case(
+        256,
+        (
+            script::ops(30),
+            vec(
+                select(vec![
+                    "say hello\n",
+                    "later x\n",
+                    "wait 20\n",
+                    "big 5000\n",
+                    "bye\n",
+                    "subscribe\n",
+                    "nonsense\n",
+                    "say",
+                ]),
+                0..12,
+            ),
+            vec(any::<bool>(), 30),
+        ),
+        |(ops, orders, evictions)| {
+            let full = Full::new();
+            let mut machine = full.connection("");
+            let mut player = Player::new(&mut machine);
+            let mut orders = orders.into_iter();
+            let mut cx = Context::from_waker(Waker::noop());
+            for (mut op, evicts) in ops.into_iter().zip(evictions) {
+                if let Op::Receive(bytes) = &mut op {
+                    *bytes = orders.next().unwrap_or("").into();
+                }
+                if evicts {
+                    let _ = full.idle.poll_evict(&mut cx);
+                }
+                player.play(&op);
             }
-            if evicts {
+            for index in 0..full.orders.deferred() {
+                full.orders.answer(index);
+            }
+            for _ in 0..8 {
                 let _ = full.idle.poll_evict(&mut cx);
+                player.play(&Op::Accept(usize::MAX));
+                player.play(&Op::Timeout);
+                player.play(&Op::Finished);
             }
-            player.play(&op);
-        }
-        for index in 0..full.orders.deferred() {
-            full.orders.answer(index);
-        }
-        for _ in 0..8 {
-            let _ = full.idle.poll_evict(&mut cx);
-            player.play(&Op::Accept(usize::MAX));
-            player.play(&Op::Timeout);
-            player.play(&Op::Finished);
-        }
-        prop_assert!(player.machine().interest().is_done(), "{:?}", player.machine().status());
-    }
+            assert!(player.machine().interest().is_done(), "{:?}", player.machine().status());
+        },
+    );
 }

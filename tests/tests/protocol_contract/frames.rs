@@ -5,9 +5,12 @@ use std::{
     time::Duration,
 };
 
-use proptest::{collection::vec, prelude::*, sample::select};
+use proptest::{collection::vec, sample::select};
 use wirestate_core::{Event, Fault, Instant, Machine, Outbound, Reason, drive};
-use wirestate_testkit::script::{self, Ending, Op, Player};
+use wirestate_testkit::{
+    for_each_case,
+    script::{self, Ending, Op, Player},
+};
 
 use crate::{Orders, machine, small};
 
@@ -226,41 +229,60 @@ fn an_idle_connection_holds_no_buffer() {
     assert_eq!(server.pool().in_use(), 0);
 }
 
-proptest! {
-    /// Any script of whole, broken and mixed orders keeps the contract.
-    #[test]
-    fn the_contract_is_kept(
-        ops in script::ops(40),
-        orders in vec(select(vec![
-            "say hello\n", "later x\n", "wait 20\n", "raw 20\n01234567890123456789", "big 40\n",
-            "big 5000\n", "bye\n", "fail\n", "subscribe\n", "nonsense\n", "say", "raw 7\n",
-        ]), 0..12),
-        answers in vec(0..8_usize, 0..20),
-    ) {
-        let shared = Orders::default();
-        let mut machine = machine(small().with_max_memory(9000), shared.clone());
-        let mut player = Player::new(&mut machine);
-        let (mut orders, mut answers) = (orders.into_iter(), answers.into_iter());
-        for mut op in ops {
-            match &mut op {
-                Op::Receive(bytes) => *bytes = orders.next().unwrap_or("").into(),
-                Op::Accept(n) => *n *= 64,
-                Op::SpuriousTimeout => shared.publish("x"),
-                Op::Release => {
-                    if let Some(index) = answers.next().filter(|index| *index < shared.deferred()) {
-                        shared.answer(index);
+/// Any script of whole, broken and mixed orders keeps the contract.
+#[test]
+fn the_contract_is_kept() {
+    for_each_case(
+        256,
+        (
+            script::ops(40),
+            vec(
+                select(vec![
+                    "say hello\n",
+                    "later x\n",
+                    "wait 20\n",
+                    "raw 20\n01234567890123456789",
+                    "big 40\n",
+                    "big 5000\n",
+                    "bye\n",
+                    "fail\n",
+                    "subscribe\n",
+                    "nonsense\n",
+                    "say",
+                    "raw 7\n",
+                ]),
+                0..12,
+            ),
+            vec(0..8_usize, 0..20),
+        ),
+        |(ops, orders, answers)| {
+            let shared = Orders::default();
+            let mut machine = machine(small().with_max_memory(9000), shared.clone());
+            let mut player = Player::new(&mut machine);
+            let (mut orders, mut answers) = (orders.into_iter(), answers.into_iter());
+            for mut op in ops {
+                match &mut op {
+                    Op::Receive(bytes) => *bytes = orders.next().unwrap_or("").into(),
+                    Op::Accept(n) => *n *= 64,
+                    Op::SpuriousTimeout => shared.publish("x"),
+                    Op::Release => {
+                        if let Some(index) =
+                            answers.next().filter(|index| *index < shared.deferred())
+                        {
+                            shared.answer(index);
+                        }
                     }
+                    Op::Eof
+                    | Op::Error(..)
+                    | Op::Buffer(_)
+                    | Op::Unacknowledged(_)
+                    | Op::Finished
+                    | Op::Advance(_)
+                    | Op::Timeout
+                    | Op::ShutDown => {}
                 }
-                Op::Eof
-                | Op::Error(..)
-                | Op::Buffer(_)
-                | Op::Unacknowledged(_)
-                | Op::Finished
-                | Op::Advance(_)
-                | Op::Timeout
-                | Op::ShutDown => {}
+                player.play(&op);
             }
-            player.play(&op);
-        }
-    }
+        },
+    );
 }

@@ -7,7 +7,7 @@ use wirestate_core::{
     Instant,
     protocol::{FrameTimeouts, HIGH_WATER_MARK, Server},
 };
-use wirestate_testkit::{contract::Checked, proptest_config, script::Check};
+use wirestate_testkit::{contract::Checked, script::Check};
 
 use crate::{Orders, small};
 
@@ -29,8 +29,7 @@ fn the_replies_are_those_of_the_model_and_an_active_peer_is_not_timed_out() {
         let machine = server.machine(Orders::default(), Instant::EPOCH);
         Checked::new(machine, HIGH_WATER_MARK + MAX_REPLY).with_deadlines()
     };
-    let cases = ProptestConfig { cases: 64, ..proptest_config() };
-    let check = Check::new().with_config(cases).with_pauses(TIMEOUT);
+    let check = Check::new().with_cases(64).with_pauses(TIMEOUT);
     check.run(machine, orders, |orders| {
         let mut replies = String::new();
         for order in orders {

@@ -19,7 +19,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    proptest_config,
+    for_each_case,
     script::{self, Op, Player},
 };
 
@@ -164,68 +164,86 @@ impl Protocol for Odd {
     }
 }
 
-fn config() -> impl Strategy<Value = Config> {
-    let size = |sizes: &[usize]| {
-        select(sizes.iter().map(|size| NonZeroUsize::new(*size).unwrap()).collect::<Vec<_>>())
-    };
-    let limits = (size(&[1, 16, 200]), size(&[1, 20, 100]), size(&[1, 5000, 65536]));
-    (limits, size(&[1, 3]), select(vec![5000, 12_000, usize::MAX]), vec(1..100_u64, 6)).prop_map(
-        |((buffer, max_frame, high_water_mark), max_in_flight, max_memory, times)| {
-            let time = |index: usize| Duration::from_millis(times[index]);
-            let timeouts = FrameTimeouts::default().with_header(time(0)).with_content(time(1));
-            Config::default()
-                .with_buffer(buffer)
-                .with_max_frame(max_frame)
-                .with_high_water_mark(high_water_mark)
-                .with_max_in_flight(max_in_flight)
-                .with_max_memory(max_memory)
-                .with_frame_timeouts(timeouts)
-                .with_idle_timeout(time(2))
-                .with_service_timeout(time(3))
-                .with_write_timeout(time(4))
-                .with_linger(Linger { time: time(5), ..Linger::default() })
-        },
-    )
+/// What a configuration is made of. The times are in milliseconds.
+#[derive(Clone, Debug)]
+struct Limits {
+    buffer: usize,
+    max_frame: usize,
+    high_water_mark: usize,
+    max_in_flight: usize,
+    max_memory: usize,
+    times: Vec<u64>,
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..proptest_config() })]
-
-    #[test]
-    fn the_contract_is_kept_and_the_connection_ends(
-        config in config(),
-        ops in script::ops(40),
-        orders in vec("[anwWpdDefhxcCbslltuNmE]{1,9}", 0..20),
-        evictions in vec(any::<bool>(), 40),
-        pauses in vec(0..40_u64, 40),
-    ) {
-        let idle = IdleConnections::new();
-        let server = Server::new(config).unwrap().with_idle_connections(idle.clone(), 1);
-        let machine = server.machine(Odd::default(), Instant::EPOCH);
-        let mut machine = Checked::new(machine, 4 * LONG).with_deadlines();
-        let mut player = Player::new(&mut machine);
-        let mut orders = orders.into_iter();
-        let mut cx = Context::from_waker(Waker::noop());
-        for ((mut op, evicts), pause) in ops.into_iter().zip(evictions).zip(pauses) {
-            if let Op::Receive(bytes) = &mut op {
-                *bytes = orders.next().unwrap_or_default().into();
-            }
-            if let Op::Advance(time) = &mut op {
-                *time = Duration::from_millis(pause);
-            }
-            if evicts {
-                let _ = idle.poll_evict(&mut cx);
-            }
-            player.play(&op);
-        }
-        player.play(&Op::ShutDown);
-        for _ in 0..200 {
-            player.play(&Op::Accept(usize::MAX));
-            player.play(&Op::Timeout);
-            player.play(&Op::Finished);
-        }
-        prop_assert!(player.machine().interest().is_done(), "{:?}", player.machine().status());
-        drop(machine);
-        prop_assert_eq!((server.quota().reserved(), server.pool().in_use()), (0, 0));
+impl Limits {
+    fn config(&self) -> Config {
+        let size = |size: usize| NonZeroUsize::new(size).unwrap();
+        let time = |index: usize| Duration::from_millis(self.times[index]);
+        let timeouts = FrameTimeouts::default().with_header(time(0)).with_content(time(1));
+        Config::default()
+            .with_buffer(size(self.buffer))
+            .with_max_frame(size(self.max_frame))
+            .with_high_water_mark(size(self.high_water_mark))
+            .with_max_in_flight(size(self.max_in_flight))
+            .with_max_memory(self.max_memory)
+            .with_frame_timeouts(timeouts)
+            .with_idle_timeout(time(2))
+            .with_service_timeout(time(3))
+            .with_write_timeout(time(4))
+            .with_linger(Linger { time: time(5), ..Linger::default() })
     }
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let sizes = (select(&[1, 16, 200]), select(&[1, 20, 100]), select(&[1, 5000, 65_536]));
+    let counts = (select(&[1, 3]), select(&[5000, 12_000, usize::MAX]), vec(1..100_u64, 6));
+    (sizes, counts).prop_map(|(sizes, (max_in_flight, max_memory, times))| {
+        let (buffer, max_frame, high_water_mark) = sizes;
+        Limits { buffer, max_frame, high_water_mark, max_in_flight, max_memory, times }
+    })
+}
+
+#[test]
+fn the_contract_is_kept_and_the_connection_ends() {
+    for_each_case(
+        64,
+        (
+            limits(),
+            script::ops(40),
+            vec("[anwWpdDefhxcCbslltuNmE]{1,9}", 0..20),
+            vec(any::<bool>(), 40),
+            vec(0..40_u64, 40),
+        ),
+        |(limits, ops, orders, evictions, pauses)| {
+            let idle = IdleConnections::new();
+            let server =
+                Server::new(limits.config()).unwrap().with_idle_connections(idle.clone(), 1);
+            let machine = server.machine(Odd::default(), Instant::EPOCH);
+            let mut machine = Checked::new(machine, 4 * LONG).with_deadlines();
+            let mut player = Player::new(&mut machine);
+            let mut orders = orders.into_iter();
+            let mut cx = Context::from_waker(Waker::noop());
+            for ((mut op, evicts), pause) in ops.into_iter().zip(evictions).zip(pauses) {
+                if let Op::Receive(bytes) = &mut op {
+                    *bytes = orders.next().unwrap_or_default().into();
+                }
+                if let Op::Advance(time) = &mut op {
+                    *time = Duration::from_millis(pause);
+                }
+                if evicts {
+                    let _ = idle.poll_evict(&mut cx);
+                }
+                player.play(&op);
+            }
+            player.play(&Op::ShutDown);
+            for _ in 0..200 {
+                player.play(&Op::Accept(usize::MAX));
+                player.play(&Op::Timeout);
+                player.play(&Op::Finished);
+            }
+            assert!(player.machine().interest().is_done(), "{:?}", player.machine().status());
+            drop(machine);
+            assert_eq!((server.quota().reserved(), server.pool().in_use()), (0, 0));
+        },
+    );
 }

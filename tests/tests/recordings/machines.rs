@@ -15,8 +15,8 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    for_each_case,
     message::{frames as encoded, messages},
-    proptest_config,
     script::{self, Op, Player},
 };
 
@@ -31,83 +31,89 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Plays `ops` to a recorded machine, and replays that.
-fn check<M: Recordable>(machine: impl Fn() -> M, ops: &[Op]) -> Result<(), TestCaseError> {
+fn check<M: Recordable>(machine: impl Fn() -> M, ops: &[Op]) {
     let (recorded, blocks) = recorded(machine());
     // The recording changes nothing that a driver can see.
     let mut checked = Checked::new(recorded, MAX_QUEUED);
     let transcript = script::play_out(&mut checked, ops);
     drop(checked);
     let replay = replay(&blocks.bytes(), machine());
-    prop_assert_eq!(replay.difference, None);
-    prop_assert_eq!(replay.digests[0], Digest::of(&transcript.output));
+    assert_eq!(replay.difference, None);
+    assert_eq!(replay.digests[0], Digest::of(&transcript.output));
     let label = transcript.label.filter(|_| transcript.done);
     let replayed = replay.reason.map(|(label, _)| label);
-    prop_assert_eq!(replayed.as_deref(), label);
-    Ok(())
+    assert_eq!(replayed.as_deref(), label);
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn any_session_of_an_echo_replays(ops in script::ops(40), has_prefix in any::<bool>()) {
+#[test]
+fn any_session_of_an_echo_replays() {
+    for_each_case(256, (script::ops(40), any::<bool>()), |(ops, has_prefix)| {
         let prefix = Prefix { text: "> ".into(), chunk: 5.try_into().unwrap() };
         let config = echo::Config::default()
             .with_buffer(8.try_into().unwrap())
             .with_prefix(has_prefix.then_some(prefix))
             .with_idle_timeout(Duration::from_secs(30));
         let server = echo::Server::new(config).unwrap();
-        check(|| server.machine(Instant::EPOCH), &ops)?;
-    }
+        check(|| server.machine(Instant::EPOCH), &ops);
+    });
+}
 
-    #[test]
-    fn any_session_of_a_source_replays(ops in script::ops(40), count in 0..20_u64) {
+#[test]
+fn any_session_of_a_source_replays() {
+    for_each_case(256, (script::ops(40), 0..20_u64), |(ops, count)| {
         let config = MessageSourceConfig::default()
             .with_size(50.try_into().unwrap())
             .with_rate(2)
             .with_count(Some(count));
-        check(|| MessageSource::new(config, Instant::EPOCH).unwrap(), &ops)?;
-    }
+        check(|| MessageSource::new(config, Instant::EPOCH).unwrap(), &ops);
+    });
+}
 
-    #[test]
-    fn any_session_of_a_message_server_replays(
-        ops in script::ops_of(
+#[test]
+fn any_session_of_a_message_server_replays() {
+    for_each_case(
+        256,
+        script::ops_of(
             prop_oneof![
                 8 => frames(), 1 => script::truncated(frames()), 1 => script::garbage()
             ],
             40,
         ),
-    ) {
-        let config = message::Config::default()
-            .with_linger(Linger { time: Duration::from_secs(2), bytes: 10 })
-            .with_idle_timeout(Duration::from_secs(30));
-        let reply = |request: Message<'_>| Message::json(request.content.len().to_string());
-        let server = message::Server::new(config, service::function(reply)).unwrap();
-        check(|| server.machine(Instant::EPOCH), &ops)?;
-    }
+        |ops| {
+            let config = message::Config::default()
+                .with_linger(Linger { time: Duration::from_secs(2), bytes: 10 })
+                .with_idle_timeout(Duration::from_secs(30));
+            let reply = |request: Message<'_>| Message::json(request.content.len().to_string());
+            let server = message::Server::new(config, service::function(reply)).unwrap();
+            check(|| server.machine(Instant::EPOCH), &ops);
+        },
+    );
+}
 
-    /// The replay has no service: its own replies would come from nowhere.
-    #[test]
-    fn replies_of_an_asynchronous_service_are_recorded(
-        ops in script::ops_of(frames(), 40),
-        order in prop::collection::vec(any::<u8>(), 1..40),
-    ) {
-        let server = message::Server::with_default_config(RequestQueue::default());
-        let (mut machine, blocks) = {
-            let blocks = Blocks::default();
-            let recorder = blocks.recorder(Instant::EPOCH);
-            (Answering::new(server.machine(Instant::EPOCH), recorder), blocks)
-        };
-        let mut output = Vec::new();
-        for (op, choice) in ops.iter().zip(order.iter().cycle()) {
-            machine.play(op, *choice);
-            output = machine.player_output.clone();
-        }
-        drop(machine);
-        let replay = replay(&blocks.bytes(), server.machine(Instant::EPOCH));
-        prop_assert_eq!(&replay.difference, &None);
-        prop_assert_eq!(replay.digests[0], Digest::of(&output));
-    }
+/// The replay has no service: its own replies would come from nowhere.
+#[test]
+fn replies_of_an_asynchronous_service_are_recorded() {
+    for_each_case(
+        256,
+        (script::ops_of(frames(), 40), prop::collection::vec(any::<u8>(), 1..40)),
+        |(ops, order)| {
+            let server = message::Server::with_default_config(RequestQueue::default());
+            let (mut machine, blocks) = {
+                let blocks = Blocks::default();
+                let recorder = blocks.recorder(Instant::EPOCH);
+                (Answering::new(server.machine(Instant::EPOCH), recorder), blocks)
+            };
+            let mut output = Vec::new();
+            for (op, choice) in ops.iter().zip(order.iter().cycle()) {
+                machine.play(op, *choice);
+                output = machine.player_output.clone();
+            }
+            drop(machine);
+            let replay = replay(&blocks.bytes(), server.machine(Instant::EPOCH));
+            assert_eq!(&replay.difference, &None);
+            assert_eq!(replay.digests[0], Digest::of(&output));
+        },
+    );
 }
 
 /// A server that answers its requests in any order, and is recorded. It is played to by hand,

@@ -22,6 +22,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    for_each_case,
     script::{self, Ending, Op},
 };
 
@@ -532,18 +533,20 @@ fn reasons_have_constant_labels() {
     }
 }
 
-proptest! {
-    /// The contract holds under any script.
-    #[test]
-    fn the_contract_holds(ops in script::ops(60)) {
+/// The contract holds under any script.
+#[test]
+fn the_contract_holds() {
+    for_each_case(256, script::ops(60), |ops| {
         script::play(&mut machine(&server()), &ops);
-    }
+    });
+}
 
-    /// The same with requests as input.
-    #[test]
-    fn the_contract_holds_with_requests(ops in script::ops_of(requests(), 50)) {
+/// The same with requests as input.
+#[test]
+fn the_contract_holds_with_requests() {
+    for_each_case(256, script::ops_of(requests(), 50), |ops| {
         script::play(&mut machine(&server()), &ops);
-    }
+    });
 }
 
 fn requests() -> impl Strategy<Value = String> {

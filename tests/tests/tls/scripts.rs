@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use wirestate_core::{Instant, Machine as _, Outbound, echo};
 use wirestate_testkit::{
     contract::Checked,
-    proptest_config,
+    for_each_case,
     script::{self, Op, Player},
 };
 
@@ -43,38 +43,35 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 const LIMIT: usize = 256 * 1024;
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn a_server_keeps_the_contract_under_any_ops(ops in ops()) {
+#[test]
+fn a_server_keeps_the_contract_under_any_ops() {
+    for_each_case(256, ops(), |ops| {
         let echo = echo::Server::default().machine(Instant::EPOCH);
         let machine = server().machine(echo, Instant::EPOCH);
-        let transcript =
-            script::play_out(&mut Checked::new(machine, LIMIT).with_deadlines(), &ops);
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-    }
+        let transcript = script::play_out(&mut Checked::new(machine, LIMIT).with_deadlines(), &ops);
+        assert_eq!(transcript.done, transcript.reason.is_some());
+    });
+}
 
-    #[test]
-    fn a_client_keeps_the_contract_under_any_ops(ops in ops()) {
+#[test]
+fn a_client_keeps_the_contract_under_any_ops() {
+    for_each_case(256, ops(), |ops| {
         let echo = echo::Server::default().machine(Instant::EPOCH);
         let machine = client().machine(echo, Instant::EPOCH);
-        let transcript =
-            script::play_out(&mut Checked::new(machine, LIMIT).with_deadlines(), &ops);
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-    }
+        let transcript = script::play_out(&mut Checked::new(machine, LIMIT).with_deadlines(), &ops);
+        assert_eq!(transcript.done, transcript.reason.is_some());
+    });
+}
 
-    #[test]
-    fn an_open_connection_keeps_the_contract_under_any_ops(
-        ops in ops(),
-        hello in prop::collection::vec(any::<u8>(), 0..100),
-    ) {
+#[test]
+fn an_open_connection_keeps_the_contract_under_any_ops() {
+    for_each_case(256, (ops(), prop::collection::vec(any::<u8>(), 0..100)), |(ops, hello)| {
         let echo = echo::Server::default().machine(Instant::EPOCH);
         let a = Checked::new(client().machine(Talker::default(), Instant::EPOCH), LIMIT);
         let b = server().machine(echo, Instant::EPOCH);
         let mut pair = Pair::new(a, Checked::new(b, LIMIT).with_deadlines(), 100_000, 1);
         pair.settle();
-        prop_assert!(!pair.b.machine().is_handshaking());
+        assert!(!pair.b.machine().is_handshaking());
         pair.a.machine_mut().inner_mut().output.clone_from(&hello);
         pair.settle_a();
         let mut player = Player::new(&mut pair.b);
@@ -84,8 +81,8 @@ proptest! {
         }
         player.play_out();
         let transcript = player.transcript();
-        prop_assert_eq!(transcript.done, transcript.reason.is_some());
-    }
+        assert_eq!(transcript.done, transcript.reason.is_some());
+    });
 }
 
 /// There is no alert for a handshake message that fills the buffer, so the connection does not

@@ -6,8 +6,8 @@ use wirestate_core::Instant;
 
 use super::{Halted, World};
 use crate::{
+    failure::is_quiet,
     pages,
-    seeds::is_quiet,
     sim::{
         Entry, TraceEvent,
         executor::{Polled, TaskInfo},

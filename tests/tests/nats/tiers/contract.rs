@@ -23,9 +23,11 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    for_each_case,
     script::{Op, Player},
 };
 
+use self::Answer::{Good, Lost, Malformed, NoResponders, Refused, Skewed};
 use super::{FRAMING, Message, SIZE};
 use crate::INFO;
 
@@ -89,20 +91,20 @@ impl Server {
         let Some((subject, reply)) = self.requests.pop_front() else { return Vec::new() };
         let inbox = reply.rsplit_once('.').map_or("", |(inbox, _)| inbox);
         let Some(id) = self.subscriptions.get(&format!("{inbox}.*")) else { return Vec::new() };
-        let skew = u64::from(how == Answer::Skewed) * 2;
+        let skew = u64::from(how == Skewed) * 2;
         let (stream, is_api) = ("\"stream\":\"F\"", subject.starts_with("$JS.API."));
         let json = match how {
-            Answer::Lost => return Vec::new(),
-            Answer::NoResponders => {
+            Lost => return Vec::new(),
+            NoResponders => {
                 return format!("HMSG {reply} {id} 16 16\r\nNATS/1.0 503\r\n\r\n\r\n").into();
             }
-            Answer::Malformed => "{\"sequence\":".to_owned(),
-            Answer::Refused => {
+            Malformed => "{\"sequence\":".to_owned(),
+            Refused => {
                 let (code, number) =
                     [(404, 10059), (400, 10071), (503, 10008), (400, 10054)][self.scanned % 4];
                 format!("{{\"error\":{{\"code\":{code},\"err_code\":{number}}}}}")
             }
-            Answer::Good | Answer::Skewed if !is_api => {
+            Good | Skewed if !is_api => {
                 let own = if subject.starts_with("$KV") {
                     &mut self.revision
                 } else {
@@ -111,14 +113,14 @@ impl Server {
                 *own += 1 + skew;
                 format!("{{{stream},\"seq\":{own}}}")
             }
-            Answer::Good | Answer::Skewed if subject.contains("MSG.GET") => {
+            Good | Skewed if subject.contains("MSG.GET") => {
                 format!("{{\"error\":{{\"code\":404,\"err_code\":{}}}}}", 10037 + skew)
             }
-            Answer::Good | Answer::Skewed if subject.contains("CONSUMER") => {
+            Good | Skewed if subject.contains("CONSUMER") => {
                 self.deliveries = 0;
                 "{\"name\":\"c1\",\"config\":{}}".to_owned()
             }
-            Answer::Good | Answer::Skewed => {
+            Good | Skewed => {
                 let (name, subject, age) = if subject.ends_with("wirestate_F") {
                     ("KV_wirestate_F", "$KV.wirestate_F.>", 10_000_000_000_u64)
                 } else {
@@ -144,17 +146,17 @@ impl Server {
             format!("HMSG {inbox} {id} {length} {length}\r\n{text}\r\n").into_bytes()
         };
         match how {
-            Answer::Lost => self.deliveries += 1,
-            Answer::NoResponders => return status("NATS/1.0 503\r\n\r\n"),
-            Answer::Malformed => return status("NATS/1.0 100 Idle Heartbeat\r\n\r\n"),
-            Answer::Good | Answer::Skewed | Answer::Refused => {}
+            Lost => self.deliveries += 1,
+            NoResponders => return status("NATS/1.0 503\r\n\r\n"),
+            Malformed => return status("NATS/1.0 100 Idle Heartbeat\r\n\r\n"),
+            Good | Skewed | Refused => {}
         }
         self.deliveries += 1;
-        self.sequence += if how == Answer::Skewed { 3 } else { 1 };
+        self.sequence += if how == Skewed { 3 } else { 1 };
         let (sequence, delivery) = (self.sequence, self.deliveries);
         let headers = format!("NATS/1.0\r\nNats-Msg-Id: 1-{sequence}\r\n\r\n");
         let mut text = Message { connection: 1, number: sequence }.text();
-        text.truncate(SIZE - usize::from(how == Answer::Refused));
+        text.truncate(SIZE - usize::from(how == Refused));
         let (length, total) = (headers.len(), headers.len() + text.len());
         let reply = format!("$JS.ACK.F.c1.1.{sequence}.{delivery}.1700000000.0");
         format!("HMSG feed {id} {reply} {length} {total}\r\n{headers}{text}\r\n").into()
@@ -213,12 +215,12 @@ const MAX_QUEUED: usize = 600 + 800;
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let answer = || {
         prop_oneof![
-            24 => Just(Answer::Good),
-            2 => Just(Answer::Skewed),
-            2 => Just(Answer::Refused),
-            1 => Just(Answer::NoResponders),
-            1 => Just(Answer::Malformed),
-            1 => Just(Answer::Lost),
+            24 => Just(Good),
+            2 => Just(Skewed),
+            2 => Just(Refused),
+            1 => Just(NoResponders),
+            1 => Just(Malformed),
+            1 => Just(Lost),
         ]
     };
     let op = prop_oneof![
@@ -240,23 +242,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..240)
 }
 
-/// 64 cases.
-fn proptest_config() -> ProptestConfig {
-    ProptestConfig { cases: 64, ..wirestate_testkit::proptest_config() }
-}
-
 fn small_feed() -> Feed {
     Feed::new(FeedConfig::default().with_framing(FRAMING).with_window(10 * (SIZE + 128))).unwrap()
 }
 
-proptest! {
-    #![proptest_config(proptest_config())]
-
-    #[test]
-    fn an_ingest_keeps_the_contract_whatever_the_server_answers(
-        steps in steps(),
-        blocks in any::<bool>(),
-    ) {
+#[test]
+fn an_ingest_keeps_the_contract_whatever_the_server_answers() {
+    for_each_case(64, (steps(), any::<bool>()), |(steps, blocks)| {
         let (feed, mut number) = (small_feed(), 0);
         let pace = if blocks { Pace::Blocks } else { Pace::NeverBlocks };
         let lease = LeaseConfig::new("wirestate_F", "ingest");
@@ -281,13 +273,15 @@ proptest! {
             Step::Op(_) | Step::Answer(_) | Step::Deliver(_) => {}
         });
         let (feed, ingest) = (feed.counters(), handle.counters());
-        prop_assert_eq!(ingest.epoch, None);
-        prop_assert!(feed.reader_acknowledged + feed.reader_skipped <= feed.messages_in);
-        prop_assert!(!blocks || ingest.leases_lost > 0 || feed.reader_skipped == 0);
-    }
+        assert_eq!(ingest.epoch, None);
+        assert!(feed.reader_acknowledged + feed.reader_skipped <= feed.messages_in);
+        assert!(!blocks || ingest.leases_lost > 0 || feed.reader_skipped == 0);
+    });
+}
 
-    #[test]
-    fn an_edge_keeps_the_contract_whatever_the_server_answers(steps in steps()) {
+#[test]
+fn an_edge_keeps_the_contract_whatever_the_server_answers() {
+    for_each_case(64, steps(), |steps| {
         let feed = small_feed();
         let mut reader = Reader::join(&feed, Pace::Blocks);
         let config = ConsumerConfig::new("F", "feed").with_start(Start::Sequence(1));
@@ -313,7 +307,7 @@ proptest! {
             reader.fetch(&mut chunks, 0, cx);
         });
         let (feed, edge) = (feed.counters(), handle.counters());
-        prop_assert!(feed.epoch <= edge.gaps);
-        prop_assert!(feed.messages_in + edge.rejected <= edge.messages);
-    }
+        assert!(feed.epoch <= edge.gaps);
+        assert!(feed.messages_in + edge.rejected <= edge.messages);
+    });
 }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    panic,
+    panic::{self, Location},
     path::Path,
     sync::Once,
 };
@@ -15,7 +15,7 @@ thread_local! {
 }
 
 /// A panic, as far as it says whether two runs fail for the same reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failure {
     /// The place in the source.
     place: String,
@@ -24,26 +24,41 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// The place, and the first 100 characters of the message.
+    /// A panic at `place` with this message.
+    pub(crate) fn at(place: &Location<'_>, message: &str) -> Self {
+        let message = message.lines().next().unwrap_or_default().to_owned();
+        Self { place: place.to_string(), message }
+    }
+
+    /// The place, and the first 90 characters of the message.
     pub(crate) fn text(&self) -> (&str, String) {
-        let mut message: String = self.message.chars().take(100).collect();
+        let mut message: String = self.message.chars().take(90).collect();
         if message.len() < self.message.len() {
             message.push('…');
         }
         (&self.place, message)
     }
 
+    /// A comment that says how a test fails.
+    pub(crate) fn comment(&self, indent: &str) -> String {
+        let (place, message) = self.text();
+        // A place in this crate says nothing.
+        let is_own = place.starts_with(file!().trim_end_matches("failure/panics.rs"));
+        let at = if is_own || place.is_empty() { String::new() } else { format!(" at {place}") };
+        format!("{indent}// Fails{at}:\n{indent}// {message}\n")
+    }
+
     /// Whether `other` was raised at the same place, with the same text up to the first comma.
     ///
     /// Figures and what is in parentheses do not count: a smaller world has other times, lengths
     /// and connections. What follows the comma is a list or a detail.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.place == other.place && gist(&self.message) == gist(&other.message)
     }
 
     /// Whether it is in the directory `tests` that has the test's `source`. Without one, whether it
     /// is in `source` itself.
-    pub(super) fn is_of_test(&self, source: &str) -> bool {
+    pub(crate) fn is_of_test(&self, source: &str) -> bool {
         let source = Path::new(source);
         let tests = source.ancestors().find(|dir| dir.ends_with("tests")).unwrap_or(source);
         let file = self.place.rsplitn(3, ':').last();
@@ -79,9 +94,7 @@ pub(crate) fn hook_panics() {
                 return pages::panicked(info);
             }
             let message = info.payload_as_str().unwrap_or_default();
-            let message = message.lines().next().unwrap_or_default().to_owned();
-            let place = info.location().map(ToString::to_string).unwrap_or_default();
-            LAST.set(Some(Failure { place, message }));
+            LAST.set(info.location().map(|place| Failure::at(place, message)));
         }));
     });
 }
@@ -90,10 +103,11 @@ pub(crate) fn hook_panics() {
 pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> (T, Option<Failure>) {
     hook_panics();
     LAST.set(None);
-    QUIET.set(true);
+    let was_quiet = QUIET.replace(true);
     let result = run();
-    QUIET.set(false);
-    (result, LAST.take())
+    QUIET.set(was_quiet);
+    // An outer call of this function needs it too.
+    (result, LAST.with_borrow(Clone::clone))
 }
 
 /// Whether nothing about failures is printed by this thread.

@@ -1,8 +1,15 @@
-//! Failing cases of property tests, saved beside the test.
+//! Failing cases of random tests, saved beside the test.
 
-use std::panic::Location;
+use std::{
+    fs::OpenOptions,
+    io::{self, Write as _},
+    panic::Location,
+    path::{Path, PathBuf},
+};
 
-use proptest::test_runner::{Config, FileFailurePersistence};
+use proptest::test_runner::{Config, FailurePersistence as _, FileFailurePersistence};
+
+use crate::failure::Place;
 
 /// The default configuration of proptest, but a failing case is saved beside the test: the cases of
 /// `tests/codec.rs` in `tests/codec.regressions`.
@@ -27,13 +34,60 @@ use proptest::test_runner::{Config, FileFailurePersistence};
 pub fn proptest_config() -> Config {
     let config = Config::default();
     let is_on = config.failure_persistence.is_some();
-    let file = FileFailurePersistence::WithSource("regressions");
+    let file = FileFailurePersistence::WithSource(EXTENSION);
     Config {
         failure_persistence: is_on.then(|| Box::new(file) as _),
         source_file: Some(Location::caller().file()),
         ..config
     }
 }
+
+/// The file for the cases of the tests in `source`.
+pub(super) fn file(source: &Path) -> PathBuf {
+    source.with_extension(EXTENSION)
+}
+
+/// The seeds in the file of `place`, the last one first. Proptest prints the lines that it cannot
+/// read.
+pub(super) fn read(place: &Place) -> Vec<[u8; 32]> {
+    if place.file.is_none() {
+        return Vec::new();
+    }
+    let file = FileFailurePersistence::WithSource(EXTENSION);
+    let seeds = file.load_persisted_failures2(Some(place.location.file()));
+    seeds.iter().rev().filter_map(|seed| parse(&seed.to_string())).collect()
+}
+
+/// The seed that is written like this.
+fn parse(text: &str) -> Option<[u8; 32]> {
+    let digits = text.strip_prefix("cc ")?.trim();
+    let mut seed = [0; 32];
+    for (i, byte) in seed.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(seed)
+}
+
+/// Adds a seed to a file.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(super) fn append(file: &Path, seed: &[u8; 32], place: &Place) -> io::Result<()> {
+    let title = if file.exists() { "" } else { TITLE };
+    let mut line = format!("{title}cc ").into_bytes();
+    for byte in seed {
+        write!(line, "{byte:02x}")?;
+    }
+    writeln!(line, " # {}", place.function())?;
+    // One write, since other tests append to the file at the same time.
+    OpenOptions::new().create(true).append(true).open(file)?.write_all(&line)
+}
+
+const EXTENSION: &str = "regressions";
+const TITLE: &str = "\
+# Seeds of cases with which tests of the source file of this name have failed. They are tried before
+# other cases. Commit this file.
+";
 
 #[cfg(test)]
 mod tests {
@@ -73,7 +127,7 @@ mod tests {
         let run = |bug: &str, cases: &str| {
             let mut test = Command::new(env::current_exe().unwrap());
             let name = "a_failing_script_is_saved_beside_the_test_and_tried_first";
-            test.args(["--exact", &format!("regressions::tests::{name}"), "--nocapture"]);
+            test.args(["--exact", &format!("cases::saved::tests::{name}"), "--nocapture"]);
             test.env_remove("WIRESTATE_TIMELINE")
                 .env_remove("PROPTEST_DISABLE_FAILURE_PERSISTENCE")
                 .current_dir(&dir);
