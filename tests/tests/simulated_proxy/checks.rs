@@ -63,6 +63,24 @@ fn an_upstream_goes_down_and_up_without_a_client() {
     scene.end();
 }
 
+/// No client has to try it again.
+#[test]
+fn an_upstream_that_a_client_has_found_down_is_up_after_checks_that_pass() {
+    let scene = checking(8, &["a"], check());
+    let a = scene.echo("a");
+    scene.run_for(seconds(1));
+    a.set_unplugged(true);
+    let client = scene.world.host("client");
+    let refused = peer(&client, vec![Act::Send("x".into()), Act::ReceiveAll]);
+    assert_eq!(scene.world.run_until(&refused).unwrap().bytes, b"");
+    scene.run_for(seconds(14));
+    assert_eq!((up(&scene), scene.counters()[0].failures), (vec![false], 1));
+    a.set_unplugged(false);
+    scene.run_for(seconds(21));
+    assert_eq!(up(&scene), [true]);
+    scene.end();
+}
+
 /// It accepts connections, so only the text shows that it does not serve.
 #[test]
 fn clients_are_sent_to_upstreams_that_answer_as_expected() {
