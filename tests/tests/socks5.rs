@@ -141,12 +141,13 @@ fn bad_input_gets_the_documented_reply_and_a_fin() {
 
 #[test]
 fn any_script_keeps_the_contract() {
+    let requests = prop::sample::select(&REQUESTS[..]);
     for_each_case(
         256,
         (
             script::ops_of(
                 prop_oneof![
-                    4 => prop::sample::select(&REQUESTS[..]).prop_map(|(request, _, _)| bytes(request)),
+                    4 => requests.prop_map(|(request, _, _)| bytes(request)),
                     4 => Just(bytes("050100")),
                     2 => script::truncated(Just(bytes(REQUESTS[1].0))),
                     1 => script::garbage(),
