@@ -94,7 +94,7 @@ pub(crate) fn write_last() {
     let failure = FAILURE.try_with(|failure| failure.borrow().clone()).ok().flatten();
     if let (Some(failure), Some(run)) = (failure, last()) {
         match run {
-            Run::Script(recording) => write("script", &recording.page(&failure, Some(&failure))),
+            Run::Script(recording) => write("script", &recording.page(&failure)),
             Run::World { name, mut timeline } => {
                 timeline.add_fact("failure", failure);
                 write(&name, &timeline);

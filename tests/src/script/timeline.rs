@@ -48,15 +48,15 @@ impl Recording {
         Some(recording)
     }
 
-    /// Its timeline, with what has failed, and with a panic of the machine that was called, if one
+    /// Its timeline, with what has failed. It is an event of the machine that was called, if one
     /// was.
-    pub(crate) fn page(&self, failure: &str, panic: Option<&str>) -> Timeline {
+    pub(crate) fn page(&self, failure: &str) -> Timeline {
         let played = self.played();
         let mut timeline = played.timeline.clone();
         timeline.add_fact("failure", failure);
         timeline.add_fact("ended at", played.now.to_string());
-        if let (Some(lane), Some(panic)) = (played.playing, panic) {
-            let event = Shown::Error(format!("panicked: {panic}").into());
+        if let Some(lane) = played.playing {
+            let event = Shown::Error(format!("panicked: {failure}").into());
             timeline.push(played.now.since_epoch(), lane, event);
         }
         timeline
