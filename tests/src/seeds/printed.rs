@@ -37,14 +37,20 @@ fn comment(indent: &str, smallest: &Smallest) -> String {
     for stream in streams.iter().take(MAX_PEERS) {
         let mut line = format!("{indent}// {stream} performs");
         let acts = smallest.acts.iter().filter(|act| act.stream == **stream);
-        for (i, act) in acts.enumerate() {
+        let mut acts: Vec<_> = acts.map(|act| act.text.clone()).collect();
+        let more = acts.len().saturating_sub(MAX_ACTS);
+        if more > 0 {
+            acts.truncate(MAX_ACTS);
+            acts.push(format!("and {more} more"));
+        }
+        for (i, act) in acts.iter().enumerate() {
             line += if i == 0 { ": " } else { ", " };
             let width = line.lines().last().map_or(0, |line| line.chars().count());
-            if i > 0 && width + act.text.chars().count() > 98 {
+            if i > 0 && width + act.chars().count() > 98 {
                 line.truncate(line.trim_end().len());
                 let _ = write!(line, "\n{indent}//   ");
             }
-            line += &act.text;
+            line += act;
         }
         let _ = writeln!(text, "{line}.");
     }
@@ -141,7 +147,9 @@ fn nth(number: u64) -> String {
 }
 
 /// The most peers whose acts are shown.
-const MAX_PEERS: usize = 20;
+const MAX_PEERS: usize = 8;
+/// The most acts of a peer that are shown.
+const MAX_ACTS: usize = 12;
 
 #[cfg(test)]
 mod tests {
