@@ -390,28 +390,28 @@ impl Model {
         for side in Side::BOTH {
             let connection = self.of(side);
             let interest = self.interest(side, relay.side(side.other()).in_pipe());
-            assert_eq!(relay.interest(side), interest, "the {side}: {self:?}");
-            assert_eq!(relay.is_open(side), connection.is_open(), "the {side}: {self:?}");
-            assert_eq!(relay.side(side).reason(), connection.reason, "the {side}: {self:?}");
+            assert_eq!(relay.interest(side), interest, "the {side}\n{self:?}");
+            assert_eq!(relay.is_open(side), connection.is_open(), "the {side}\n{self:?}");
+            assert_eq!(relay.side(side).reason(), connection.reason, "the {side}\n{self:?}");
             let follows = interest.write == Outbound::Reset
                 && (connection.due, connection.ending) == (Some(End::Rst), None);
-            assert_eq!(relay.forwards_reset(side), follows, "the {side}'s RST: {self:?}");
+            assert_eq!(relay.forwards_reset(side), follows, "the {side}'s RST\n{self:?}");
             let is_bulk = connection.is_bulk && interest.read;
             let limit = if is_bulk { self.config.buffer.get() } else { 0 };
-            assert_eq!(relay.side(side).pipe_limit(), limit, "the {side}: {self:?}");
+            assert_eq!(relay.side(side).pipe_limit(), limit, "the {side}\n{self:?}");
         }
         let [client, upstream] = &self.connections;
         let queued = self.queued(Side::Client) + self.queued(Side::Upstream);
-        assert_eq!(relay.status().queued, queued, "the bytes that are pending: {self:?}");
+        assert_eq!(relay.status().queued, queued, "the bytes that are pending\n{self:?}");
         let is_half_closed = upstream.input == Input::Fin && client.reads();
-        assert_eq!(relay.half_closed_by_upstream(), is_half_closed, "{self:?}");
+        assert_eq!(relay.half_closed_by_upstream(), is_half_closed, "half-closed\n{self:?}");
         let reason = (!client.is_open() && !upstream.is_open())
             .then(|| self.cause.clone().unwrap_or(ProxyReason::Finished));
-        assert_eq!(relay.reason(), reason, "{self:?}");
+        assert_eq!(relay.reason(), reason, "its reason\n{self:?}");
         match (relay.poll_timeout(), self.deadline()) {
             (None, None) => {}
             (Some(deadline), Some(latest)) if deadline <= latest => {}
-            (deadline, latest) => panic!("it wakes at {deadline:?}, not {latest:?}: {self:?}"),
+            (deadline, latest) => panic!("it wakes at {deadline:?}, not {latest:?}\n{self:?}"),
         }
     }
 }

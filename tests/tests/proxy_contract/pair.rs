@@ -1,6 +1,6 @@
 //! A relay and its two peers.
 
-use std::{collections::VecDeque, mem, num::NonZeroUsize, task::Context, time::Duration};
+use std::{collections::VecDeque, fmt, mem, num::NonZeroUsize, task::Context, time::Duration};
 
 use bytes::Bytes;
 use wirestate_core::{
@@ -16,8 +16,8 @@ use wirestate_testkit::{
 
 use crate::model::Model;
 
-/// An event on one side of a relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An event on one side of a relay. `Debug` prints it as source code.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Act {
     /// This many bytes arrive.
     Receive(u8),
@@ -43,6 +43,26 @@ pub(crate) enum Act {
     Dial,
     /// From now on, bulk bytes from this side go into a pipe of this many bytes; 0: no pipe.
     Pipe(u8),
+}
+
+impl fmt::Debug for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Act::")?;
+        match self {
+            Self::Receive(n) => write!(f, "Receive({n})"),
+            Self::Fin => f.write_str("Fin"),
+            Self::ReadError(error) => write!(f, "ReadError(ConnectionError::{error:?})"),
+            Self::WriteError(error) => write!(f, "WriteError(ConnectionError::{error:?})"),
+            Self::Accept(n) => write!(f, "Accept({n})"),
+            Self::Release => f.write_str("Release"),
+            Self::Timeout => f.write_str("Timeout"),
+            Self::Wait(seconds) => write!(f, "Wait({seconds})"),
+            Self::ShutDown => f.write_str("ShutDown"),
+            Self::Reset(after) => write!(f, "Reset({after})"),
+            Self::Dial => f.write_str("Dial"),
+            Self::Pipe(n) => write!(f, "Pipe({n})"),
+        }
+    }
 }
 
 /// A peer: the bytes from it and to it.
