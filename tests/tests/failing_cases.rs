@@ -68,6 +68,18 @@ fn lines_are_answered() {
     );
 }
 
+/// With the bug, it ends before the peer's FIN, which does not arrive then.
+#[test]
+fn slow_input_is_echoed() {
+    let idle = Duration::from_secs(if has_bug() { 1 } else { 5 });
+    let server = echo::Server::new(echo::Config::default().with_idle_timeout(Some(idle))).unwrap();
+    Check::new().with_cases(64).with_pauses(Duration::from_secs(5)).run(
+        || server.machine(Instant::EPOCH),
+        "[a-z]{1,3}",
+        |frames| frames.concat().into_bytes(),
+    );
+}
+
 #[test]
 fn members_take_turns() {
     let scripts = || [script::ops(20), script::ops(20)];
@@ -177,6 +189,38 @@ fn lines_are_answered_case() {
 }
 
 #[test]
+fn slow_input_is_echoed_case() {
+    let idle = Duration::from_secs(if has_bug() { 1 } else { 5 });
+    let server = echo::Server::new(echo::Config::default().with_idle_timeout(Some(idle))).unwrap();
+    let machine = || server.machine(Instant::EPOCH);
+    let ops = vec![
+        Op::Receive(b"a".to_vec()),
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Advance(Duration::from_millis(125)),
+        Op::SpuriousTimeout,
+        Op::Accept(usize::MAX),
+        Op::Eof,
+    ];
+    let transcript = wirestate_testkit::script::play_out(&mut machine(), &ops);
+    assert_eq!(transcript.output, b"a");
+    assert_eq!(transcript.ending, Some(wirestate_testkit::script::Ending::Fin));
+    assert_eq!(transcript.reason.as_deref(), Some("finished"));
+}
+
+#[test]
 fn members_take_turns_case() {
     let scripts = || [script::ops(20), script::ops(20)];
     let ops: Vec<(usize, Op)> = vec![
@@ -231,6 +275,7 @@ fn a_printed_case_fails_until_the_bug_is_gone() {
     for (test, message) in [
         ("bytes_are_echoed", "more bytes, 1"),
         ("lines_are_answered", "the output differs at byte 0"),
+        ("slow_input_is_echoed", "the output differs at byte 0"),
         ("members_take_turns", "both have output"),
         ("a_cut_changes_nothing", "the output differs at byte 0"),
         ("a_cut_never_panics", "a cut before `!`"),

@@ -170,7 +170,15 @@ impl Check {
             Some((difference, ..)) => Failure::at(place.location, difference),
             None => found.failure.clone(),
         };
-        let ops = played.take();
+        let mut ops = played.take();
+        if let Some((_, _, expected)) = &differs {
+            // The FIN was to follow output that did not come. It does come from the right machine.
+            let with_fin = [&ops[..], &[Op::Accept(usize::MAX), Op::Eof]].concat();
+            let plays = || super::play_out(&mut machine(), &with_fin).difference(expected);
+            if !ops.contains(&Op::Eof) && is_some_or_panics(plays) {
+                ops = with_fin;
+            }
+        }
         if !is_quiet() {
             let differs = differs.as_ref().map(|(_, actual, expected)| (actual, expected));
             let test = print_script(&place, callee, &failure, &ops, differs);
@@ -183,6 +191,12 @@ impl Check {
         }
         found.fail(test);
     }
+}
+
+/// Whether `find` finds something, or panics.
+fn is_some_or_panics<T>(find: impl FnOnce() -> Option<T>) -> bool {
+    let (result, _) = quietly(|| catch_unwind(AssertUnwindSafe(find)));
+    result.map_or(true, |found| found.is_some())
 }
 
 /// Plays `ops`, the last of which is `Eof`. Also returns the number of bytes sent before that.
